@@ -1,0 +1,80 @@
+//! What an encoder is made of, and what every executor of one can do.
+
+use std::any::Any;
+
+use super::RaggedBatch;
+
+/// Activation of the feed-forward network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `0.5 x (1 + erf(x / sqrt 2))` (Hendrycks & Gimpel 2016); `"gelu"` in `config.json`.
+    Gelu,
+    /// The tanh approximation; `"gelu_new"`, `"gelu_pytorch_tanh"`, `"gelu_fast"`.
+    GeluTanh,
+    /// `max(x, 0)`.
+    Relu,
+}
+
+/// Sizes and options of a post-norm transformer encoder (BERT, Devlin et al. 2018, and its descendants).
+///
+/// Tensors are row-major; `tokens` is the total over a ragged batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EncoderSpec {
+    /// `model_type` of `config.json`: `bert`, `distilbert`, `roberta`, `xlm-roberta`.
+    pub family: String,
+    /// Rows of the word embedding table.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Number of transformer blocks.
+    pub num_layers: usize,
+    /// Attention heads per block; divides `hidden_size`.
+    pub num_heads: usize,
+    /// Width of the feed-forward network.
+    pub intermediate_size: usize,
+    /// Rows of the position table.
+    pub max_positions: usize,
+    /// Position id of the first token: 0, or `pad_token_id + 1` for RoBERTa.
+    pub position_offset: usize,
+    /// Rows of the token-type table; 0 when the family has none.
+    pub type_vocab_size: usize,
+    /// Feed-forward activation.
+    pub activation: Activation,
+    /// Added to the variance in every layer norm.
+    pub layer_norm_eps: f32,
+}
+
+impl EncoderSpec {
+    /// Width of one attention head.
+    pub fn head_dim(&self) -> usize {
+        self.hidden_size / self.num_heads
+    }
+
+    /// Longest sequence the position table allows, in tokens.
+    pub fn max_tokens(&self) -> usize {
+        self.max_positions - self.position_offset
+    }
+}
+
+/// Scratch memory of one executor on one thread, reused between batches.
+pub type EncoderWorkspace = Box<dyn Any + Send>;
+
+/// Token ids in, hidden states out. Both executors implement it, and everything above is generic over it.
+pub trait Encoder: Send + Sync {
+    /// Sizes and options.
+    fn spec(&self) -> &EncoderSpec;
+
+    /// `"f32"` or `"int8"`: what the matrix products run in.
+    fn precision(&self) -> &'static str;
+
+    /// Scratch memory for [`Encoder::forward`]; one per thread.
+    fn workspace(&self) -> EncoderWorkspace;
+
+    /// Writes the last hidden states of all tokens, `[tokens, hidden_size]`, to `out` (resized).
+    ///
+    /// A sequence's rows depend on that sequence alone, bit for bit.
+    ///
+    /// # Panics
+    /// When an id is not below `vocab_size`, or a sequence is longer than [`EncoderSpec::max_tokens`]: callers check.
+    fn forward(&self, batch: &RaggedBatch, workspace: &mut EncoderWorkspace, out: &mut Vec<f32>);
+}

@@ -1,0 +1,10 @@
+//! Models as their papers describe them: `config.json` and weight names → an [`EncoderSpec`] plus a list of
+//! named weights with roles. No arithmetic lives here, and no file names a precision.
+//!
+//! Start with [`EncoderSpec`]; [`Encoder`] is what both executors (`nn` and `runtime`) implement.
+
+mod encoder;
+mod ragged;
+
+pub use encoder::{Activation, Encoder, EncoderSpec, EncoderWorkspace};
+pub use ragged::RaggedBatch;

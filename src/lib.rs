@@ -1,0 +1,25 @@
+//! Octet serves int8-quantized NLP models over HTTP on ordinary CPUs.
+//!
+//! # Code map
+//!
+//! Each folder uses only folders to its left:
+//!
+//! `kernels → checkpoint → architectures → nn | runtime → pipelines → engine → server → cli`
+//!
+//! - [`kernels`]: integer GEMM and the float steps around it, on slices, per instruction set.
+//! - [`checkpoint`]: model folders and hub ids → named, checked weights; and back to disk.
+//! - [`architectures`]: `config.json` and weight names → an [`architectures::EncoderSpec`]. No arithmetic.
+//! - [`nn`]: the candle executor (float; reference and training).
+//! - [`runtime`]: the fused int8 executor that serves.
+//! - [`pipelines`]: one task end to end, synchronous: classification, embeddings, summaries.
+//! - [`engine`]: requests → batches → worker threads.
+//! - [`server`]: HTTP and JSON, nothing else.
+//! - [`cli`]: the subcommands; each composes library calls.
+//!
+//! [`text`], [`data`], [`config`] and [`telemetry`] are leaves. [`quantize`], [`train`] and [`eval`] stand
+//! beside the engine. `docs/architecture.md` tells the rest; `tests/integration/tidy.rs` enforces it.
+#![deny(unsafe_code)]
+
+pub mod architectures;
+pub mod pipelines;
+pub mod text;

@@ -1,0 +1,206 @@
+//! Sequence classification: one label, several labels, or a number per text.
+
+use std::sync::Arc;
+
+use crate::text::Tokenizer;
+
+use super::head::ProblemType;
+use super::{Pipeline, PipelineError, Prepared, Row, SequenceModel};
+
+/// One text, or a pair of texts, to classify.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClassifyInput {
+    /// The text.
+    pub text: String,
+    /// The second text of a pair (premise and hypothesis, query and document).
+    pub text_pair: Option<String>,
+}
+
+/// How logits become scores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputActivation {
+    /// Scores sum to 1.
+    Softmax,
+    /// Each score on its own in 0..1.
+    Sigmoid,
+    /// The logits themselves.
+    None,
+}
+
+/// Options of one classification request.
+#[derive(Clone, Debug)]
+pub struct ClassifyOptions {
+    /// How many of the best labels to return; all when absent. At least 1.
+    pub top_k: Option<usize>,
+    /// Labels below this score are left out, 0..1; mostly for multi-label models.
+    pub threshold: Option<f32>,
+    /// Overrides what the model's problem type implies.
+    pub activation: Option<OutputActivation>,
+    /// Whether an over-long text is cut (true) or refused (false).
+    pub truncate: bool,
+}
+
+impl Default for ClassifyOptions {
+    fn default() -> Self {
+        ClassifyOptions { top_k: None, threshold: None, activation: None, truncate: true }
+    }
+}
+
+/// One label and its score.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LabelScore {
+    /// Class name.
+    pub label: String,
+    /// Probability, or logit when no activation was asked.
+    pub score: f32,
+}
+
+/// The answer for one text.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Classification {
+    /// Best first; cut by `top_k` and `threshold`, but never below the best one.
+    pub scores: Vec<LabelScore>,
+    /// Number of classes of the model.
+    pub num_classes: usize,
+    /// Tokens the model read.
+    pub tokens: usize,
+    /// Whether the text was cut.
+    pub truncated: bool,
+}
+
+impl Classification {
+    /// The best label.
+    pub fn best(&self) -> &LabelScore {
+        &self.scores[0]
+    }
+}
+
+/// Classification with one model.
+pub struct Classifier {
+    /// Encoder and head.
+    pub model: SequenceModel,
+    /// Its tokenizer.
+    pub tokenizer: Arc<Tokenizer>,
+    /// Class names by output index.
+    pub labels: Vec<String>,
+    /// What the outputs mean.
+    pub problem_type: ProblemType,
+    /// Logits are divided by it before the activation; 1 when not calibrated.
+    pub temperature: f32,
+    /// Longest input in tokens, special tokens included.
+    pub max_tokens: usize,
+}
+
+/// Tokens and truncation of each input.
+pub struct ClassifyState {
+    read: Vec<(usize, bool)>,
+}
+
+impl Pipeline for Classifier {
+    type Input = ClassifyInput;
+    type Options = ClassifyOptions;
+    type Output = Classification;
+    type State = ClassifyState;
+
+    fn model(&self) -> &SequenceModel {
+        &self.model
+    }
+
+    fn prepare(
+        &self,
+        inputs: Vec<ClassifyInput>,
+        options: &ClassifyOptions,
+    ) -> Result<Prepared<ClassifyState>, PipelineError> {
+        check_options(options)?;
+        if inputs.is_empty() {
+            return Err(PipelineError::NoInput);
+        }
+        let sequences = inputs
+            .iter()
+            .enumerate()
+            .map(|(index, input)| {
+                super::encode(
+                    &self.tokenizer,
+                    index,
+                    &input.text,
+                    input.text_pair.as_deref(),
+                    self.max_tokens,
+                    options.truncate,
+                )
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let read = sequences.iter().map(|s| (s.len(), s.truncated)).collect();
+        Ok(Prepared { sequences, state: ClassifyState { read } })
+    }
+
+    fn finish(
+        &self,
+        state: ClassifyState,
+        rows: Vec<Row>,
+        options: &ClassifyOptions,
+    ) -> Result<Vec<Classification>, PipelineError> {
+        let answers = rows.into_iter().zip(state.read).enumerate();
+        answers
+            .map(|(index, (logits, (tokens, truncated)))| {
+                if logits.iter().any(|x| !x.is_finite()) {
+                    return Err(PipelineError::NotFinite { index });
+                }
+                Ok(Classification {
+                    scores: self.scores(&logits, options),
+                    num_classes: self.labels.len(),
+                    tokens,
+                    truncated,
+                })
+            })
+            .collect()
+    }
+}
+
+impl Classifier {
+    /// What `activation` defaults to (transformers, `pipelines/text_classification.py`).
+    fn default_activation(&self) -> OutputActivation {
+        match self.problem_type {
+            ProblemType::Regression => OutputActivation::None,
+            ProblemType::MultiLabel => OutputActivation::Sigmoid,
+            ProblemType::SingleLabel if self.labels.len() == 1 => OutputActivation::Sigmoid,
+            ProblemType::SingleLabel => OutputActivation::Softmax,
+        }
+    }
+
+    /// Logits, `[classes]` → labels with scores, best first; equal scores keep the order of the classes.
+    fn scores(&self, logits: &[f32], options: &ClassifyOptions) -> Vec<LabelScore> {
+        let activation = options.activation.unwrap_or_else(|| self.default_activation());
+        let scaled = logits.iter().map(|x| x / self.temperature);
+        let values: Vec<f32> = match activation {
+            OutputActivation::None => logits.to_vec(),
+            OutputActivation::Sigmoid => scaled.map(|x| 1.0 / (1.0 + (-x).exp())).collect(),
+            OutputActivation::Softmax => {
+                let scaled: Vec<f32> = scaled.collect();
+                let max = scaled.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let exp: Vec<f32> = scaled.iter().map(|x| (x - max).exp()).collect();
+                let sum: f32 = exp.iter().sum();
+                exp.into_iter().map(|x| x / sum).collect()
+            }
+        };
+        let mut scores: Vec<LabelScore> =
+            self.labels.iter().cloned().zip(values).map(|(label, score)| LabelScore { label, score }).collect();
+        scores.sort_by(|a, b| b.score.total_cmp(&a.score));
+        scores.truncate(options.top_k.unwrap_or(usize::MAX));
+        if let Some(threshold) = options.threshold {
+            let kept = scores.iter().take_while(|s| s.score >= threshold).count();
+            scores.truncate(kept.max(1));
+        }
+        scores
+    }
+}
+
+fn check_options(options: &ClassifyOptions) -> Result<(), PipelineError> {
+    let invalid = |param, message: String| Err(PipelineError::InvalidOption { param, message });
+    if options.top_k == Some(0) {
+        return invalid("top_k", "found 0, must be at least 1".into());
+    }
+    match options.threshold {
+        Some(t) if !(0.0..=1.0).contains(&t) => invalid("threshold", format!("found {t}, must be between 0 and 1")),
+        _ => Ok(()),
+    }
+}
