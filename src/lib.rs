@@ -21,5 +21,7 @@
 #![deny(unsafe_code)]
 
 pub mod architectures;
+pub mod data;
+pub mod eval;
 pub mod pipelines;
 pub mod text;

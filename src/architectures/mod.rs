@@ -4,7 +4,11 @@
 //! Start with [`EncoderSpec`]; [`Encoder`] is what both executors (`nn` and `runtime`) implement.
 
 mod encoder;
+mod head;
+mod names;
 mod ragged;
 
 pub use encoder::{Activation, Encoder, EncoderSpec, EncoderWorkspace};
+pub use head::{DenseActivation, DenseSpec, HeadSpec, Pooling, ProblemType};
+pub use names::{EncoderNames, LayerNames, LinearNames, NormNames, TableName};
 pub use ragged::RaggedBatch;

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::architectures::ProblemType;
 use crate::text::Tokenizer;
 
-use super::head::ProblemType;
 use super::{Pipeline, PipelineError, Prepared, Row, SequenceModel};
 
 /// One text, or a pair of texts, to classify.

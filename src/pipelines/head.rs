@@ -1,26 +1,6 @@
 //! From the hidden states of one sequence to one row: pooling, then an optional stack of dense layers.
 
-/// How token vectors become one vector, as sentence-transformers configures it (`1_Pooling/config.json`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pooling {
-    /// The first token's vector.
-    Cls,
-    /// The mean over tokens.
-    Mean,
-    /// The largest value over tokens, per dimension.
-    Max,
-}
-
-/// What the outputs of a classification head mean (`problem_type` of `config.json`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProblemType {
-    /// A number, not a class.
-    Regression,
-    /// Exactly one class.
-    SingleLabel,
-    /// Any number of classes.
-    MultiLabel,
-}
+use crate::architectures::{DenseActivation, Pooling};
 
 /// One dense layer in f32: `y = act(W x + b)`.
 #[derive(Clone, Debug)]
@@ -31,15 +11,6 @@ pub struct Dense {
     pub bias: Vec<f32>,
     /// Applied to the result, when there is one.
     pub activation: Option<DenseActivation>,
-}
-
-/// Activations found between the dense layers of classification heads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DenseActivation {
-    /// BERT's pooler and RoBERTa's head.
-    Tanh,
-    /// DistilBERT's pre-classifier.
-    Relu,
 }
 
 /// Pooling, then dense layers.

@@ -17,7 +17,7 @@ mod summarization;
 pub use classification::{Classification, Classifier, ClassifyInput, ClassifyOptions, LabelScore, OutputActivation};
 pub use embedding::{EmbedOptions, Embedder, Embedding};
 pub use error::PipelineError;
-pub use head::{Dense, DenseActivation, Head, Pooling, ProblemType};
+pub use head::{Dense, Head};
 pub use model::{ComponentSize, Model, ModelInfo, Score, SequenceModel, Task};
 pub use summarization::{SentenceOrder, Summarizer, Summary, SummaryOptions, SummarySentence};
 

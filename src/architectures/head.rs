@@ -1,0 +1,56 @@
+//! What follows the encoder: pooling and dense layers.
+
+use super::names::LinearNames;
+
+/// How token vectors become one vector, as sentence-transformers configures it (`1_Pooling/config.json`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pooling {
+    /// The first token's vector.
+    Cls,
+    /// The mean over tokens.
+    Mean,
+    /// The largest value over tokens, per dimension.
+    Max,
+}
+
+/// What the outputs of a classification head mean (`problem_type` of `config.json`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProblemType {
+    /// A number, not a class.
+    Regression,
+    /// Exactly one class.
+    SingleLabel,
+    /// Any number of classes.
+    MultiLabel,
+}
+
+/// Activations found between the dense layers of classification heads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DenseActivation {
+    /// BERT's pooler and RoBERTa's head.
+    Tanh,
+    /// DistilBERT's pre-classifier.
+    Relu,
+}
+
+/// One dense layer of a head, by weight name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DenseSpec {
+    /// Where its weights are.
+    pub names: LinearNames,
+    /// Applied to its result, when there is one.
+    pub activation: Option<DenseActivation>,
+}
+
+/// A sequence classification head.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeadSpec {
+    /// First step.
+    pub pooling: Pooling,
+    /// Applied in order; the last one gives the logits.
+    pub layers: Vec<DenseSpec>,
+    /// Class names by output index.
+    pub labels: Vec<String>,
+    /// What the outputs mean.
+    pub problem_type: ProblemType,
+}
