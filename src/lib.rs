@@ -23,5 +23,6 @@
 pub mod architectures;
 pub mod data;
 pub mod eval;
+pub mod kernels;
 pub mod pipelines;
 pub mod text;

@@ -1,0 +1,101 @@
+//! Sixteen f32 lanes, the unit all f32 kernels are written in.
+//!
+//! Every f32 kernel is written once, generic over [`Lanes`], and compiled once per instruction set: one 512-bit
+//! register, two 256-bit registers, or an array. All have the same semantics, so results are the same bits:
+//! elementwise steps round the same way, and a sum always goes lane by lane (element `i` into lane `i % 16`) and
+//! folds 16 → 8 → 4 → 2 → 1 at the end.
+
+mod scalar;
+
+pub(crate) use scalar::ScalarLanes;
+
+use super::isa::{Isa, Kernels};
+
+/// Number of f32 lanes.
+pub(crate) const LANES: usize = 16;
+
+/// Sixteen f32 values and what the kernels do with them.
+///
+/// # Safety of the implementations
+/// A value of an implementation for an instruction set is only made inside [`Kernels::run`], which enters a function
+/// compiled for that instruction set after [`Kernels`] proved that the CPU has it.
+pub(crate) trait Lanes: Copy {
+    /// All lanes `value`.
+    fn splat(value: f32) -> Self;
+
+    /// Reads 16 values.
+    ///
+    /// # Safety
+    /// `from` points at 16 readable f32.
+    unsafe fn load(from: *const f32) -> Self;
+
+    /// Reads `count` values, at most 16, into the first lanes; the other lanes are `fill`.
+    ///
+    /// # Safety
+    /// `from` points at `count` readable f32.
+    unsafe fn load_first(from: *const f32, count: usize, fill: f32) -> Self;
+
+    /// Writes 16 values.
+    ///
+    /// # Safety
+    /// `to` points at 16 writable f32.
+    unsafe fn store(self, to: *mut f32);
+
+    /// Writes the first `count` lanes, at most 16.
+    ///
+    /// # Safety
+    /// `to` points at `count` writable f32.
+    unsafe fn store_first(self, to: *mut f32, count: usize);
+
+    /// Rounds half to even, adds `offset`, clamps to 0..=255 and writes 16 bytes. A NaN becomes 0.
+    ///
+    /// Lanes must be below 2^23 in magnitude, or NaN.
+    ///
+    /// # Safety
+    /// `to` points at 16 writable bytes.
+    unsafe fn store_u8(self, offset: i32, to: *mut u8);
+
+    /// `self + other`.
+    fn add(self, other: Self) -> Self;
+    /// `self - other`.
+    fn sub(self, other: Self) -> Self;
+    /// `self * other`.
+    fn mul(self, other: Self) -> Self;
+    /// `self / other`.
+    fn div(self, other: Self) -> Self;
+    /// `self * factor + addend`, rounded once (`f32::mul_add`).
+    fn mul_add(self, factor: Self, addend: Self) -> Self;
+    /// `if self < other { self } else { other }`, which is `other` when one is NaN.
+    fn min(self, other: Self) -> Self;
+    /// `if self > other { self } else { other }`, which is `other` when one is NaN.
+    fn max(self, other: Self) -> Self;
+    /// The nearest integer, halves to even.
+    fn round(self) -> Self;
+    /// `2^self` for integers from -126 to 128, where 2^128 is infinity.
+    fn exp2_integer(self) -> Self;
+    /// `if self < limit { then } else { otherwise }`.
+    fn if_below(self, limit: Self, then: Self, otherwise: Self) -> Self;
+
+    /// Sum of the lanes: lane `i` + lane `i + 8`, then + 4, + 2, + 1.
+    fn sum(self) -> f32;
+    /// Smallest lane; lanes must not be NaN.
+    fn min_lane(self) -> f32;
+    /// Largest lane; lanes must not be NaN.
+    fn max_lane(self) -> f32;
+}
+
+/// A kernel written over [`Lanes`]. `run` must be `#[inline(always)]`, so that it is compiled for the instruction
+/// set of the function that calls it.
+pub(crate) trait LaneKernel {
+    /// Runs the kernel.
+    fn run<V: Lanes>(self);
+}
+
+impl Kernels {
+    /// Runs a kernel on the lanes of this instruction set.
+    pub(crate) fn run(self, kernel: impl LaneKernel) {
+        match self.isa() {
+            Isa::Scalar | Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni => kernel.run::<ScalarLanes>(),
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! Integer GEMM and the float steps around it, on plain slices.
+//!
+//! No tensors, files, async, globals or environment, and nothing of the other folders. Every function gives the same
+//! bits on every instruction set: integer sums are exact, f32 steps have one fixed order (see `lanes`).
+//! `docs/kernels.md` has the layouts, the algebra and how to add a kernel.
+#![allow(unsafe_code)]
+
+mod activation;
+pub mod affine;
+mod attention;
+mod gemm;
+mod isa;
+mod lanes;
+mod norm;
+mod pack;
+mod quantize;
+mod softmax;
+
+pub use activation::Activation;
+pub use attention::AttentionScratch;
+pub use isa::{Isa, Kernels, UnknownIsa, UnsupportedIsa};
+pub use norm::LayerNorm;
+pub use pack::{MAX_K, PackedWeights};
+pub use quantize::QuantizedRows;

@@ -1,0 +1,159 @@
+//! Weights laid out for the microkernels, and memory aligned for them.
+
+use super::isa::{Isa, Kernels};
+
+/// One cache line.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+/// Plain numbers that [`AlignedVec`] may hold.
+pub(crate) trait Plain: Copy {}
+impl Plain for u8 {}
+impl Plain for i8 {}
+impl Plain for i16 {}
+impl Plain for f32 {}
+
+/// A growable buffer of plain numbers that starts on a cache line; new elements are 0.
+#[derive(Clone, Debug)]
+pub(crate) struct AlignedVec<T: Plain> {
+    lines: Vec<Line>,
+    len: usize,
+    item: std::marker::PhantomData<T>,
+}
+
+impl<T: Plain> Default for AlignedVec<T> {
+    fn default() -> Self {
+        AlignedVec { lines: Vec::new(), len: 0, item: std::marker::PhantomData }
+    }
+}
+
+impl<T: Plain> AlignedVec<T> {
+    /// A buffer of `len` zeros.
+    pub(crate) fn zeroed(len: usize) -> Self {
+        let mut buffer = Self::default();
+        buffer.resize(len);
+        buffer
+    }
+
+    /// Changes the length. Memory only grows; elements that were there before keep some earlier value.
+    pub(crate) fn resize(&mut self, len: usize) {
+        let lines = (len * size_of::<T>()).div_ceil(size_of::<Line>());
+        if lines > self.lines.len() {
+            self.lines.resize(lines, Line([0; 64]));
+        }
+        self.len = len;
+    }
+
+    /// The elements.
+    pub(crate) fn as_slice(&self) -> &[T] {
+        // SAFETY: `lines` holds at least `len` elements of initialized bytes (`resize`), aligned to 64, and every
+        // byte pattern is a value of a `Plain` type.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+
+    /// The elements.
+    pub(crate) fn as_mut_slice(&mut self) -> &mut [T] {
+        // SAFETY: as in `as_slice`; the borrow of `self` is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
+}
+
+/// Longest row for which no sum of `u8 * s8` products can leave i32: `255 * 128 * 65536 < 2^31`.
+pub const MAX_K: usize = 65_536;
+
+/// A weight matrix `[n, k]` in the layout of one instruction set, with what the epilogue needs.
+///
+/// Panels of `NR` output channels: `[n / NR][k / 4][NR][4]`, each group of four neighbouring `k` together, as
+/// `vpdpbusd` wants them. Missing channels and missing `k` are 0.
+#[derive(Clone, Debug)]
+pub struct PackedWeights {
+    isa: Isa,
+    n: usize,
+    k: usize,
+    panels: AlignedVec<i8>,
+    scale: AlignedVec<f32>,
+    bias: AlignedVec<f32>,
+    column_sum: Vec<i32>,
+}
+
+/// Output channels of a panel.
+pub(crate) const NR: usize = 16;
+
+impl PackedWeights {
+    /// Packs `weight` `[n, k]` (row-major, one row per output channel) with the scale of each channel `[n]` and its
+    /// bias `[n]`, for the instruction set of `kernels`.
+    ///
+    /// # Panics
+    /// When the lengths do not fit together or `k` is above [`MAX_K`].
+    pub fn pack(
+        kernels: Kernels,
+        weight: &[i8],
+        scale: &[f32],
+        bias: Option<&[f32]>,
+        n: usize,
+        k: usize,
+    ) -> PackedWeights {
+        assert_eq!(weight.len(), n * k, "a packed weight needs n * k values");
+        assert_eq!(scale.len(), n, "a packed weight needs one scale per output channel");
+        assert!(bias.is_none_or(|bias| bias.len() == n), "a packed weight needs one bias per output channel, or none");
+        assert!(k <= MAX_K, "rows of {k} values could leave i32, the longest allowed is {MAX_K}");
+        let padded_n = n.next_multiple_of(NR);
+        let groups = k.div_ceil(4);
+        let mut panels = AlignedVec::zeroed(padded_n * groups * 4);
+        let mut padded_scale = AlignedVec::zeroed(padded_n);
+        let mut padded_bias = AlignedVec::zeroed(padded_n);
+        let mut column_sum = vec![0; padded_n];
+        padded_scale.as_mut_slice()[..n].copy_from_slice(scale);
+        if let Some(bias) = bias {
+            padded_bias.as_mut_slice()[..n].copy_from_slice(bias);
+        }
+        for j in 0..n {
+            let (panel, column) = (j / NR, j % NR);
+            for (l, &w) in weight[j * k..][..k].iter().enumerate() {
+                panels.as_mut_slice()[((panel * groups + l / 4) * NR + column) * 4 + l % 4] = w;
+                column_sum[j] += i32::from(w);
+            }
+        }
+        PackedWeights { isa: kernels.isa(), n, k, panels, scale: padded_scale, bias: padded_bias, column_sum }
+    }
+
+    /// The instruction set this layout is for.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Output channels.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Input channels.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Bytes of memory held.
+    pub fn byte_size(&self) -> usize {
+        size_of_val(self.panels.as_slice())
+            + size_of_val(self.scale.as_slice())
+            + size_of_val(self.bias.as_slice())
+            + size_of_val(self.column_sum.as_slice())
+    }
+
+    pub(crate) fn panels(&self) -> &[i8] {
+        self.panels.as_slice()
+    }
+
+    pub(crate) fn scale(&self) -> &[f32] {
+        self.scale.as_slice()
+    }
+
+    pub(crate) fn bias(&self) -> &[f32] {
+        self.bias.as_slice()
+    }
+
+    pub(crate) fn column_sum(&self) -> &[i32] {
+        &self.column_sum
+    }
+}

@@ -1,0 +1,266 @@
+//! Rows of f32 activations → u8 with one scale and zero point per row, alone or after another step on the same rows.
+
+use super::activation::Activation;
+use super::affine::QParams;
+use super::isa::Kernels;
+use super::lanes::{LANES, LaneKernel, Lanes};
+use super::pack::AlignedVec;
+use super::softmax::map;
+
+/// Asymmetric u8 rows `[m, k]`, each with its own scale and zero point; a buffer to be reused.
+///
+/// A row takes `k` bytes rounded up to a multiple of 4; the bytes after `k` are 0.
+#[derive(Clone, Debug, Default)]
+pub struct QuantizedRows {
+    bytes: AlignedVec<u8>,
+    scale: Vec<f32>,
+    zero_point: Vec<i32>,
+    k: usize,
+    stride: usize,
+}
+
+impl QuantizedRows {
+    /// An empty buffer.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// An empty buffer with memory for `m` rows of `k` values.
+    pub fn with_capacity(m: usize, k: usize) -> Self {
+        let mut rows = Self::new();
+        rows.reset(m, k);
+        rows.reset(0, k);
+        rows
+    }
+
+    /// Rows from integers `[m, k]`, scales `[m]` and zero points `[m]` in 0..=255.
+    ///
+    /// # Panics
+    /// When the lengths do not fit together, or a zero point is no u8.
+    pub fn from_parts(q: &[u8], scale: &[f32], zero_point: &[i32], k: usize) -> Self {
+        let m = scale.len();
+        assert_eq!(q.len(), m * k, "quantized rows need k values per scale");
+        assert_eq!(zero_point.len(), m, "quantized rows need one zero point per scale");
+        assert!(zero_point.iter().all(|z| (0..=255).contains(z)), "a zero point of u8 rows lies in 0..=255");
+        let mut rows = Self::new();
+        rows.reset(m, k);
+        for i in 0..m {
+            let stride = rows.stride;
+            rows.bytes.as_mut_slice()[i * stride..][..k].copy_from_slice(&q[i * k..][..k]);
+        }
+        rows.scale.copy_from_slice(scale);
+        rows.zero_point.copy_from_slice(zero_point);
+        rows
+    }
+
+    /// Makes room for `m` rows of `k` values, keeping the memory; the padding is 0, the values are unspecified.
+    fn reset(&mut self, m: usize, k: usize) {
+        self.k = k;
+        self.stride = k.next_multiple_of(4);
+        self.bytes.resize(m * self.stride);
+        self.scale.resize(m, 1.0);
+        self.zero_point.resize(m, 0);
+        if self.stride != k {
+            for row in self.bytes.as_mut_slice().chunks_exact_mut(self.stride) {
+                row[k..].fill(0);
+            }
+        }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.scale.len()
+    }
+
+    /// Number of values in a row.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Bytes from one row to the next: `k` rounded up to a multiple of 4.
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// All rows with their padding, `[m, stride]`.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.bytes.as_slice()
+    }
+
+    /// The integers of row `i`, `[k]`.
+    pub fn row(&self, i: usize) -> &[u8] {
+        &self.bytes.as_slice()[i * self.stride..][..self.k]
+    }
+
+    /// Scale of each row, `[m]`.
+    pub fn scale(&self) -> &[f32] {
+        &self.scale
+    }
+
+    /// Zero point of each row, `[m]`.
+    pub fn zero_point(&self) -> &[i32] {
+        &self.zero_point
+    }
+}
+
+/// Smallest and largest value of a row together with 0, and 0 or NaN: NaN when a value is not finite.
+#[derive(Clone, Copy)]
+pub(crate) struct Range<V> {
+    lo: V,
+    hi: V,
+    poison: V,
+}
+
+impl<V: Lanes> Range<V> {
+    /// The range of no values.
+    #[inline(always)]
+    pub(crate) fn new() -> Self {
+        Range { lo: V::splat(0.0), hi: V::splat(0.0), poison: V::splat(0.0) }
+    }
+
+    /// Widens the range by 16 values.
+    #[inline(always)]
+    pub(crate) fn include(&mut self, x: V) {
+        self.lo = x.min(self.lo);
+        self.hi = x.max(self.hi);
+        self.poison = x.mul_add(V::splat(0.0), self.poison);
+    }
+
+    /// The quantization parameters, and what the stored scale is.
+    #[inline(always)]
+    fn params(self) -> (QParams, f32) {
+        let params = QParams::for_range_u8(self.lo.min_lane(), self.hi.max_lane());
+        (params, params.scale + self.poison.sum())
+    }
+}
+
+/// Quantizes one row whose range is known.
+#[inline(always)]
+pub(crate) fn quantize_row<V: Lanes>(row: &[f32], range: Range<V>, i: usize, out: &mut RowsMut<'_>) {
+    let (params, scale) = range.params();
+    out.scale[i] = scale;
+    out.zero_point[i] = params.zero_point;
+    let q = &mut out.bytes[i * out.stride..][..row.len()];
+    let inverse = V::splat(1.0 / params.scale);
+    let (count, tail) = (row.len() / LANES * LANES, row.len() % LANES);
+    let (from, to) = (row.as_ptr(), q.as_mut_ptr());
+    for i in (0..count).step_by(LANES) {
+        // SAFETY: `i + 16 <= count <= row.len() == q.len()`.
+        unsafe { V::load(from.add(i)).mul(inverse).store_u8(params.zero_point, to.add(i)) };
+    }
+    if tail > 0 {
+        let mut last = [0u8; LANES];
+        // SAFETY: `count + tail` is the length of `row`; `last` holds 16 bytes.
+        unsafe {
+            V::load_first(from.add(count), tail, 0.0).mul(inverse).store_u8(params.zero_point, last.as_mut_ptr())
+        };
+        q[count..].copy_from_slice(&last[..tail]);
+    }
+}
+
+/// The parts of a [`QuantizedRows`] while its rows are written.
+pub(crate) struct RowsMut<'a> {
+    bytes: &'a mut [u8],
+    scale: &'a mut [f32],
+    zero_point: &'a mut [i32],
+    stride: usize,
+}
+
+impl QuantizedRows {
+    /// Makes room for `m` rows of `k` values and hands out the parts.
+    pub(crate) fn rows_mut(&mut self, m: usize, k: usize) -> RowsMut<'_> {
+        self.reset(m, k);
+        RowsMut {
+            bytes: self.bytes.as_mut_slice(),
+            scale: &mut self.scale,
+            zero_point: &mut self.zero_point,
+            stride: self.stride,
+        }
+    }
+}
+
+/// Number of rows of `k` values in `len` values.
+///
+/// # Panics
+/// When there is no such number.
+pub(crate) fn row_count(len: usize, k: usize) -> usize {
+    assert!(if k == 0 { len == 0 } else { len.is_multiple_of(k) }, "{len} values are no whole number of rows of {k}");
+    len.checked_div(k).unwrap_or(0)
+}
+
+struct QuantizeRows<'a> {
+    x: &'a [f32],
+    k: usize,
+    out: RowsMut<'a>,
+}
+
+impl LaneKernel for QuantizeRows<'_> {
+    #[inline(always)]
+    fn run<V: Lanes>(mut self) {
+        for (i, row) in self.x.chunks_exact(self.k).enumerate() {
+            let mut range = Range::<V>::new();
+            let (count, tail) = (self.k / LANES * LANES, self.k % LANES);
+            for i in (0..count).step_by(LANES) {
+                // SAFETY: `i + 16 <= count <= row.len()`.
+                range.include(unsafe { V::load(row.as_ptr().add(i)) });
+            }
+            if tail > 0 {
+                // SAFETY: `count + tail` is the length of `row`.
+                range.include(unsafe { V::load_first(row.as_ptr().add(count), tail, 0.0) });
+            }
+            quantize_row(row, range, i, &mut self.out);
+        }
+    }
+}
+
+struct ActivateQuantize<'a> {
+    activation: Activation,
+    x: &'a mut [f32],
+    k: usize,
+    out: RowsMut<'a>,
+}
+
+impl LaneKernel for ActivateQuantize<'_> {
+    #[inline(always)]
+    fn run<V: Lanes>(mut self) {
+        for (i, row) in self.x.chunks_exact_mut(self.k).enumerate() {
+            map::<V>(row, |x| self.activation.apply(x));
+            let mut range = Range::<V>::new();
+            let (count, tail) = (self.k / LANES * LANES, self.k % LANES);
+            for i in (0..count).step_by(LANES) {
+                // SAFETY: `i + 16 <= count <= row.len()`.
+                range.include(unsafe { V::load(row.as_ptr().add(i)) });
+            }
+            if tail > 0 {
+                // SAFETY: `count + tail` is the length of `row`.
+                range.include(unsafe { V::load_first(row.as_ptr().add(count), tail, 0.0) });
+            }
+            quantize_row(row, range, i, &mut self.out);
+        }
+    }
+}
+
+impl Kernels {
+    /// Quantizes rows `x` `[m, k]` to u8, one scale and zero point per row, as [`super::affine::quantize_row_u8`]
+    /// defines. `out` is resized and holds `m` rows afterwards; with `k` 0 there are none.
+    ///
+    /// # Panics
+    /// When `x` is no whole number of rows.
+    pub fn quantize_rows(self, x: &[f32], k: usize, out: &mut QuantizedRows) {
+        let out = out.rows_mut(row_count(x.len(), k), k);
+        if k > 0 {
+            self.run(QuantizeRows { x, k, out });
+        }
+    }
+
+    /// [`Kernels::activate`] on rows `x` `[m, k]` in place, then [`Kernels::quantize_rows`], while they are in cache.
+    ///
+    /// # Panics
+    /// When `x` is no whole number of rows.
+    pub fn activate_quantize(self, activation: Activation, x: &mut [f32], k: usize, out: &mut QuantizedRows) {
+        let out = out.rows_mut(row_count(x.len(), k), k);
+        if k > 0 {
+            self.run(ActivateQuantize { activation, x, k, out });
+        }
+    }
+}
