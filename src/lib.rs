@@ -21,6 +21,7 @@
 #![deny(unsafe_code)]
 
 pub mod architectures;
+pub mod checkpoint;
 pub mod data;
 pub mod eval;
 pub mod kernels;

@@ -1,0 +1,31 @@
+//! Files on disk → named, checked weights, and back.
+//!
+//! A model is a folder in the Hugging Face layout: `config.json`, `tokenizer.json`, weights in safetensors (one file
+//! or shards), the sentence-transformers files when there are any, and our `quant.json`. Everything here assumes that a
+//! folder comes from a stranger: sizes, names, values and links are checked before they are used, and no pickle is
+//! ever opened. What the weights mean is not known here; that is `architectures`.
+//!
+//! Start with [`ModelDir::open`], then [`ModelDir::weights`] and [`Weights::take`].
+
+mod error;
+mod file;
+mod header;
+mod manifest;
+mod model_config;
+mod model_dir;
+mod quantization_config;
+mod sentence_transformer;
+mod weights;
+
+pub use error::CheckpointError;
+pub use manifest::{
+    LayerError, MANIFEST_FILE, MANIFEST_VERSION, QuantManifest, Recipe, Score, Source, update_manifest,
+};
+pub use model_config::{HeadConfig, ModelConfig, OctetConfig, Pooling, ProblemType};
+pub use model_dir::ModelDir;
+pub use quantization_config::QuantizationConfig;
+pub use sentence_transformer::SentenceTransformerConfig;
+pub use weights::{Tensor, TensorEntry, Weights};
+
+#[cfg(test)]
+mod tests;
