@@ -26,4 +26,6 @@ pub mod data;
 pub mod eval;
 pub mod kernels;
 pub mod pipelines;
+pub mod runtime;
 pub mod text;
+pub mod train;

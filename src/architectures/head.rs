@@ -1,28 +1,8 @@
 //! What follows the encoder: pooling and dense layers.
 
+use crate::checkpoint::{Pooling, ProblemType};
+
 use super::names::LinearNames;
-
-/// How token vectors become one vector, as sentence-transformers configures it (`1_Pooling/config.json`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pooling {
-    /// The first token's vector.
-    Cls,
-    /// The mean over tokens.
-    Mean,
-    /// The largest value over tokens, per dimension.
-    Max,
-}
-
-/// What the outputs of a classification head mean (`problem_type` of `config.json`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProblemType {
-    /// A number, not a class.
-    Regression,
-    /// Exactly one class.
-    SingleLabel,
-    /// Any number of classes.
-    MultiLabel,
-}
 
 /// Activations found between the dense layers of classification heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,14 +1,120 @@
 //! Models as their papers describe them: `config.json` and weight names → an [`EncoderSpec`] plus a list of
 //! named weights with roles. No arithmetic lives here, and no file names a precision.
 //!
-//! Start with [`EncoderSpec`]; [`Encoder`] is what both executors (`nn` and `runtime`) implement.
+//! Start with [`describe`]; [`Encoder`] is what both executors (`nn` and `runtime`) implement.
 
+mod bert;
+mod distilbert;
 mod encoder;
 mod head;
 mod names;
 mod ragged;
+mod roberta;
 
+use crate::checkpoint::ModelConfig;
+
+pub use crate::checkpoint::{Pooling, ProblemType};
 pub use encoder::{Activation, Encoder, EncoderSpec, EncoderWorkspace};
-pub use head::{DenseActivation, DenseSpec, HeadSpec, Pooling, ProblemType};
+pub use head::{DenseActivation, DenseSpec, HeadSpec};
 pub use names::{EncoderNames, LayerNames, LinearNames, NormNames, TableName};
 pub use ragged::RaggedBatch;
+
+/// Families that Octet runs, by `model_type`.
+pub const FAMILIES: [&str; 4] = ["bert", "distilbert", "roberta", "xlm-roberta"];
+
+/// One model: sizes, weight names, and its classification head when it has one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Architecture {
+    /// Sizes and options of the encoder.
+    pub spec: EncoderSpec,
+    /// Weight names of the encoder by role.
+    pub encoder: EncoderNames,
+    /// Present when the weights hold a classification head.
+    pub head: Option<HeadSpec>,
+}
+
+/// Why a model cannot be described.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchitectureError {
+    /// A family that Octet does not know.
+    #[error("model_type \"{found}\" is not supported; supported are {}", FAMILIES.join(", "))]
+    Family { found: String },
+    /// An activation that Octet does not know.
+    #[error(
+        "hidden_act \"{found}\" is not supported; supported are gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, relu"
+    )]
+    Activation { found: String },
+}
+
+/// What a family's file is asked: sizes from `config.json`, and which weight names exist.
+struct Source<'a> {
+    config: &'a ModelConfig,
+    has: &'a dyn Fn(&str) -> bool,
+}
+
+/// Describes the model of a `config.json`; `has` tells whether the checkpoint holds a weight of that name.
+///
+/// # Errors
+/// [`ArchitectureError`] naming what is not supported, and what is.
+pub fn describe(config: &ModelConfig, has: &dyn Fn(&str) -> bool) -> Result<Architecture, ArchitectureError> {
+    let source = Source { config, has };
+    match config.model_type.as_str() {
+        "bert" => bert::describe(&source),
+        "distilbert" => distilbert::describe(&source),
+        "roberta" | "xlm-roberta" => roberta::describe(&source),
+        found => Err(ArchitectureError::Family { found: found.to_string() }),
+    }
+}
+
+/// The head that `octet train` writes: pooling, `head.dense` with tanh, `head.out`. Its folder holds nothing else.
+pub fn trained_head(config: &ModelConfig, pooling: Pooling) -> HeadSpec {
+    let (hidden, labels) = (config.hidden_size, config.labels.len());
+    let layers = vec![
+        DenseSpec { names: LinearNames::of("head.dense", hidden, hidden), activation: Some(DenseActivation::Tanh) },
+        DenseSpec { names: LinearNames::of("head.out", labels, hidden), activation: None },
+    ];
+    Source { config, has: &|_| true }.head(pooling, layers)
+}
+
+impl Source<'_> {
+    /// The prefix that a family's classes put before encoder weights, when this checkpoint has it.
+    fn prefix(&self, family: &str, probe: &str) -> String {
+        let prefixed = format!("{family}.");
+        if (self.has)(&format!("{prefixed}{probe}")) { prefixed } else { String::new() }
+    }
+
+    /// The options that all families share.
+    fn spec(&self, position_offset: usize) -> Result<EncoderSpec, ArchitectureError> {
+        let c = self.config;
+        Ok(EncoderSpec {
+            family: c.model_type.clone(),
+            vocab_size: c.vocab_size,
+            hidden_size: c.hidden_size,
+            num_layers: c.num_hidden_layers,
+            num_heads: c.num_attention_heads,
+            intermediate_size: c.intermediate_size,
+            max_positions: c.max_position_embeddings,
+            position_offset,
+            type_vocab_size: c.type_vocab_size,
+            activation: match c.hidden_act.as_str() {
+                "gelu" => Activation::Gelu,
+                "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Activation::GeluTanh,
+                "relu" => Activation::Relu,
+                found => return Err(ArchitectureError::Activation { found: found.to_string() }),
+            },
+            layer_norm_eps: c.layer_norm_eps,
+        })
+    }
+
+    /// A head with the labels and the problem type of `config.json`. Without a stated type it follows the number of
+    /// outputs, as Transformers decides: one output is a number, several are classes.
+    fn head(&self, pooling: Pooling, layers: Vec<DenseSpec>) -> HeadSpec {
+        let labels = self.config.labels.clone();
+        let implied = if labels.len() == 1 { ProblemType::Regression } else { ProblemType::SingleLabel };
+        HeadSpec { pooling, layers, labels, problem_type: self.config.problem_type.unwrap_or(implied) }
+    }
+
+    fn norm(&self, module: &str) -> NormNames {
+        NormNames::of(module, self.has)
+    }
+}

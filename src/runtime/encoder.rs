@@ -1,0 +1,225 @@
+//! The encoder's forward pass, in integers where the work is.
+
+use std::ops::Range;
+
+use crate::architectures::{Activation, Encoder, EncoderNames, EncoderSpec, EncoderWorkspace, LayerNames, RaggedBatch};
+use crate::checkpoint::{CheckpointError, Weights};
+use crate::kernels::{self, Kernels, PackedWeights};
+
+use super::embeddings::{Embeddings, Norm};
+use super::matrix::packed;
+use super::workspace::{Workspace, first};
+
+/// Tokens that run through all layers together: few enough that their activations stay in the L2 cache, enough that
+/// reading the weights costs little.
+const CHUNK_TOKENS: usize = 256;
+/// Rows that run through everything after attention together; a multiple of every kernel's tile height.
+const BLOCK_ROWS: usize = 48;
+
+/// A post-norm encoder with int8 weights, u8 activations (one scale and zero point per token) and f32 in between.
+pub struct Int8Encoder {
+    spec: EncoderSpec,
+    kernels: Kernels,
+    embeddings: Embeddings,
+    layers: Vec<Layer>,
+}
+
+struct Layer {
+    /// Query, key and value projections as one matrix, `[3 hidden, hidden]`.
+    qkv: PackedWeights,
+    attention_output: PackedWeights,
+    attention_norm: Norm,
+    ffn_up: PackedWeights,
+    ffn_down: PackedWeights,
+    output_norm: Norm,
+}
+
+/// Bytes of weights in memory, by part and dtype.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EncoderBytes {
+    /// Integers of the embedding tables.
+    pub embeddings_int8: u64,
+    /// Scales and norm of the embedding tables.
+    pub embeddings_f32: u64,
+    /// Integers of the layers' matrices.
+    pub encoder_int8: u64,
+    /// Scales, biases and norms of the layers.
+    pub encoder_f32: u64,
+}
+
+impl Int8Encoder {
+    /// Takes the encoder's weights, quantizing those that are still float, and packs them for `kernels`.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] naming a weight that is missing or has another shape.
+    pub fn load(
+        spec: EncoderSpec,
+        names: &EncoderNames,
+        weights: &mut Weights,
+        kernels: Kernels,
+    ) -> Result<Self, CheckpointError> {
+        let embeddings = Embeddings::load(&spec, names, weights)?;
+        let layers = names.layers.iter().map(|names| Layer::load(&spec, names, weights, kernels));
+        let layers = layers.collect::<Result<_, _>>()?;
+        Ok(Int8Encoder { spec, kernels, embeddings, layers })
+    }
+
+    /// The kernels it runs on.
+    pub fn kernels(&self) -> Kernels {
+        self.kernels
+    }
+
+    /// Bytes of weights, as counted in the model (packing may pad them a little).
+    pub fn bytes(&self) -> EncoderBytes {
+        let (embeddings_int8, embeddings_f32) = self.embeddings.bytes();
+        let matrices = || self.layers.iter().flat_map(Layer::matrices);
+        let norms: u64 = self.layers.iter().map(|l| l.attention_norm.bytes() + l.output_norm.bytes()).sum();
+        EncoderBytes {
+            embeddings_int8,
+            embeddings_f32,
+            encoder_int8: matrices().map(|m| (m.n() * m.k()) as u64).sum(),
+            encoder_f32: norms + matrices().map(|m| 8 * m.n() as u64).sum::<u64>(),
+        }
+    }
+
+    /// Runs the sequences of one chunk through all layers; `hidden` is their part of the output.
+    fn run_chunk(&self, batch: &RaggedBatch, sequences: Range<usize>, hidden: &mut [f32], w: &mut Workspace) {
+        self.embeddings.lookup(batch, sequences.clone(), hidden);
+        self.kernels.layer_norm_quantize(self.embeddings.norm.get(), hidden, &mut w.hidden_q);
+        for (index, layer) in self.layers.iter().enumerate() {
+            self.attention(layer, batch, sequences.clone(), w);
+            self.after_attention(layer, hidden, w);
+            if index + 1 < self.layers.len() {
+                self.kernels.quantize_rows(hidden, self.spec.hidden_size, &mut w.hidden_q);
+            }
+        }
+    }
+
+    /// `hidden_q` → `context`.
+    fn attention(&self, layer: &Layer, batch: &RaggedBatch, sequences: Range<usize>, w: &mut Workspace) {
+        let width = self.spec.hidden_size;
+        let tokens = w.hidden_q.rows();
+        let qkv = first(&mut w.qkv, tokens * 3 * width);
+        self.kernels.gemm(&w.hidden_q, &layer.qkv, qkv);
+        let context = first(&mut w.context, tokens * width);
+        let offset = batch.starts[sequences.start];
+        for sequence in sequences {
+            let rows = batch.starts[sequence] - offset..batch.starts[sequence + 1] - offset;
+            self.kernels.attention(
+                &qkv[rows.start * 3 * width..rows.end * 3 * width],
+                self.spec.num_heads,
+                self.spec.head_dim(),
+                &mut w.attention,
+                &mut context[rows.start * width..rows.end * width],
+            );
+        }
+    }
+
+    /// `hidden = norm2(h + ffn(h))` with `h = norm1(hidden + projection(context))`, a block of rows at a time.
+    fn after_attention(&self, layer: &Layer, hidden: &mut [f32], w: &mut Workspace) {
+        let (width, inner_width) = (self.spec.hidden_size, self.spec.intermediate_size);
+        let context = &w.context[..hidden.len()];
+        let blocks = hidden.chunks_mut(BLOCK_ROWS * width).zip(context.chunks(BLOCK_ROWS * width));
+        for (hidden, context) in blocks {
+            let rows = hidden.len() / width;
+            let projected = first(&mut w.projected, rows * width);
+            self.kernels.quantize_rows(context, width, &mut w.block_q);
+            self.kernels.gemm(&w.block_q, &layer.attention_output, projected);
+            self.kernels.add_layer_norm_quantize(layer.attention_norm.get(), projected, hidden, &mut w.block_q);
+            let inner = first(&mut w.inner, rows * inner_width);
+            self.kernels.gemm(&w.block_q, &layer.ffn_up, inner);
+            self.kernels.activate_quantize(activation(&self.spec), inner, inner_width, &mut w.block_q);
+            self.kernels.gemm(&w.block_q, &layer.ffn_down, projected);
+            self.kernels.add_layer_norm(layer.output_norm.get(), projected, hidden);
+        }
+    }
+}
+
+impl Encoder for Int8Encoder {
+    fn spec(&self) -> &EncoderSpec {
+        &self.spec
+    }
+
+    fn precision(&self) -> &'static str {
+        "int8"
+    }
+
+    fn workspace(&self) -> EncoderWorkspace {
+        Box::new(Workspace::default())
+    }
+
+    fn forward(&self, batch: &RaggedBatch, workspace: &mut EncoderWorkspace, out: &mut Vec<f32>) {
+        let workspace = workspace.downcast_mut::<Workspace>().expect("the workspace of another executor was given");
+        let width = self.spec.hidden_size;
+        out.resize(batch.tokens() * width, 0.0);
+        for sequences in chunks(&batch.starts) {
+            let rows = batch.starts[sequences.start]..batch.starts[sequences.end];
+            self.run_chunk(batch, sequences, &mut out[rows.start * width..rows.end * width], workspace);
+        }
+    }
+}
+
+impl Layer {
+    fn load(
+        spec: &EncoderSpec,
+        names: &LayerNames,
+        weights: &mut Weights,
+        kernels: Kernels,
+    ) -> Result<Self, CheckpointError> {
+        Ok(Layer {
+            qkv: packed(kernels, weights, &[&names.query, &names.key, &names.value])?,
+            attention_output: packed(kernels, weights, &[&names.attention_output])?,
+            attention_norm: Norm::load(&names.attention_norm, spec, weights)?,
+            ffn_up: packed(kernels, weights, &[&names.ffn_up])?,
+            ffn_down: packed(kernels, weights, &[&names.ffn_down])?,
+            output_norm: Norm::load(&names.output_norm, spec, weights)?,
+        })
+    }
+
+    fn matrices(&self) -> [&PackedWeights; 4] {
+        [&self.qkv, &self.attention_output, &self.ffn_up, &self.ffn_down]
+    }
+}
+
+fn activation(spec: &EncoderSpec) -> kernels::Activation {
+    match spec.activation {
+        Activation::Gelu => kernels::Activation::Gelu,
+        Activation::GeluTanh => kernels::Activation::GeluTanh,
+        Activation::Relu => kernels::Activation::Relu,
+    }
+}
+
+/// Cuts a batch into runs of whole sequences of at most [`CHUNK_TOKENS`] tokens; a longer sequence is its own run.
+fn chunks(starts: &[usize]) -> impl Iterator<Item = Range<usize>> + '_ {
+    let sequences = starts.len() - 1;
+    let mut next = 0;
+    std::iter::from_fn(move || {
+        let start = next;
+        while next < sequences && (next == start || starts[next + 1] - starts[start] <= CHUNK_TOKENS) {
+            next += 1;
+        }
+        (start < next).then_some(start..next)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_hold_whole_sequences_within_the_limit() {
+        let cut = |lengths: &[usize]| {
+            let mut starts = vec![0];
+            starts.extend(lengths.iter().scan(0, |sum, l| {
+                *sum += l;
+                Some(*sum)
+            }));
+            chunks(&starts).collect::<Vec<_>>()
+        };
+        assert_eq!(cut(&[]), []);
+        assert_eq!(cut(&[1]), [0..1]);
+        assert_eq!(cut(&[500]), [0..1]);
+        assert_eq!(cut(&[100, 100, 56, 1]), [0..3, 3..4]);
+        assert_eq!(cut(&[300, 10, 300, 10]), [0..1, 1..2, 2..3, 3..4]);
+    }
+}
