@@ -25,6 +25,7 @@ pub mod checkpoint;
 pub mod data;
 pub mod eval;
 pub mod kernels;
+pub mod nn;
 pub mod pipelines;
 pub mod runtime;
 pub mod text;

@@ -1,0 +1,138 @@
+//! The encoder of any family, from its spec.
+
+use candle_core::{Result, Tensor};
+
+use crate::architectures::{Activation, Encoder, EncoderNames, EncoderSpec, EncoderWorkspace, LayerNames, RaggedBatch};
+
+use super::attention::SelfAttention;
+use super::embedding::Embeddings;
+use super::norm::LayerNorm;
+use super::{Linear, Parameters};
+
+/// A post-norm transformer encoder made of candle tensors.
+#[derive(Clone, Debug)]
+pub struct CandleEncoder {
+    spec: EncoderSpec,
+    embeddings: Embeddings,
+    layers: Vec<Layer>,
+    threads: usize,
+}
+
+impl CandleEncoder {
+    /// Takes every weight that `names` lists from `parameters`. A batch runs on `threads` threads.
+    ///
+    /// # Errors
+    /// As [`Parameters::tensor`] and [`Parameters::linear`].
+    ///
+    /// # Panics
+    /// When `threads` is 0.
+    pub fn load<P: Parameters>(
+        spec: &EncoderSpec,
+        names: &EncoderNames,
+        parameters: &mut P,
+        threads: usize,
+    ) -> std::result::Result<Self, P::Error> {
+        assert!(threads > 0, "an encoder needs at least one thread");
+        let embeddings = Embeddings::load(spec, names, parameters)?;
+        let layers = names
+            .layers
+            .iter()
+            .map(|layer| Layer::load(spec, layer, parameters))
+            .collect::<std::result::Result<_, _>>()?;
+        Ok(CandleEncoder { spec: spec.clone(), embeddings, layers, threads })
+    }
+
+    /// Last hidden states of one sequence, `[tokens, hidden_size]`, from its ids and segments, `[tokens]` each.
+    ///
+    /// Differentiable in every float parameter. Runs in whatever rayon pool the caller is in.
+    ///
+    /// # Errors
+    /// When an id or a segment is outside its table, or the sequence is empty or longer than
+    /// [`EncoderSpec::max_tokens`].
+    pub fn hidden_states(&self, ids: &[u32], type_ids: &[u32]) -> Result<Tensor> {
+        let mut x = self.embeddings.forward(ids, type_ids)?;
+        for layer in &self.layers {
+            x = layer.forward(&x)?;
+        }
+        Ok(x)
+    }
+}
+
+/// One transformer block, normalized after each residual sum.
+#[derive(Clone, Debug)]
+struct Layer {
+    attention: SelfAttention,
+    attention_norm: LayerNorm,
+    ffn_up: Linear,
+    activation: Activation,
+    ffn_down: Linear,
+    output_norm: LayerNorm,
+}
+
+impl Layer {
+    fn load<P: Parameters>(
+        spec: &EncoderSpec,
+        names: &LayerNames,
+        parameters: &mut P,
+    ) -> std::result::Result<Self, P::Error> {
+        let (width, eps) = (spec.hidden_size, spec.layer_norm_eps);
+        Ok(Layer {
+            attention: SelfAttention::load(spec, names, parameters)?,
+            attention_norm: LayerNorm::load(&names.attention_norm, width, eps, parameters)?,
+            ffn_up: parameters.linear(&names.ffn_up)?,
+            activation: spec.activation,
+            ffn_down: parameters.linear(&names.ffn_down)?,
+            output_norm: LayerNorm::load(&names.output_norm, width, eps, parameters)?,
+        })
+    }
+
+    fn has_int8(&self) -> bool {
+        self.attention.has_int8() || self.ffn_up.is_int8() || self.ffn_down.is_int8()
+    }
+
+    /// `[tokens, hidden]` → `[tokens, hidden]`.
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let x = self.attention_norm.forward(&(self.attention.forward(x)? + x)?)?;
+        let inner = self.ffn_up.forward(&x)?;
+        let inner = match self.activation {
+            Activation::Gelu => inner.gelu_erf()?,
+            Activation::GeluTanh => inner.gelu()?,
+            Activation::Relu => inner.relu()?,
+        };
+        self.output_norm.forward(&(self.ffn_down.forward(&inner)? + x)?)
+    }
+}
+
+/// The threads of one caller.
+struct Workspace {
+    pool: rayon::ThreadPool,
+}
+
+impl Encoder for CandleEncoder {
+    fn spec(&self) -> &EncoderSpec {
+        &self.spec
+    }
+
+    fn precision(&self) -> &'static str {
+        let int8 = self.layers.iter().any(Layer::has_int8);
+        if int8 { "int8" } else { "f32" }
+    }
+
+    fn workspace(&self) -> EncoderWorkspace {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads).thread_name(|i| format!("nn-{i}"));
+        Box::new(Workspace { pool: pool.build().expect("the system can start a thread") })
+    }
+
+    /// Runs the sequences one after another, so what a sequence gives cannot depend on its neighbours.
+    fn forward(&self, batch: &RaggedBatch, workspace: &mut EncoderWorkspace, out: &mut Vec<f32>) {
+        let workspace = workspace.downcast_mut::<Workspace>().expect("the workspace was made by this executor");
+        out.clear();
+        workspace.pool.install(|| {
+            for range in batch.ranges() {
+                let (ids, type_ids) = (&batch.ids[range.clone()], &batch.type_ids[range]);
+                let rows = self.hidden_states(ids, type_ids).and_then(|x| x.flatten_all()?.to_vec1::<f32>());
+                out.extend(rows.unwrap_or_else(|e| panic!("ids and lengths are checked by the caller: {e}")));
+            }
+        });
+    }
+}
