@@ -22,11 +22,14 @@
 
 pub mod architectures;
 pub mod checkpoint;
+pub mod config;
 pub mod data;
+pub mod engine;
 pub mod eval;
 pub mod kernels;
 pub mod nn;
 pub mod pipelines;
 pub mod runtime;
+pub mod telemetry;
 pub mod text;
 pub mod train;

@@ -1,0 +1,129 @@
+//! Every setting, once: name, type, default, allowed values, and its documentation as the doc comment.
+//!
+//! The unit of a number is the end of its name: `_ms` and `_us` are milli- and microseconds, `_bytes` bytes,
+//! `_tokens` tokens.
+
+use super::value::{Allowed, between, choice, section};
+
+choice! {
+    /// Which instruction set the kernels use.
+    pub enum IsaChoice {
+        /// The best one this CPU has.
+        Auto = "auto",
+        /// Plain Rust.
+        Scalar = "scalar",
+        /// AVX2 and FMA.
+        Avx2 = "avx2",
+        /// AVX-VNNI (256-bit dot products).
+        AvxVnni = "avx_vnni",
+        /// AVX-512 VNNI.
+        Avx512Vnni = "avx512_vnni",
+    }
+}
+
+choice! {
+    /// Least important events that are logged.
+    pub enum LogLevel {
+        /// Only faults.
+        Error = "error",
+        /// And what may become one.
+        Warn = "warn",
+        /// And the life of the server.
+        Info = "info",
+        /// And one line per request.
+        Debug = "debug",
+        /// Everything.
+        Trace = "trace",
+    }
+}
+
+choice! {
+    /// How log lines look.
+    pub enum LogFormat {
+        /// For people.
+        Text = "text",
+        /// One JSON object per line, for machines.
+        Json = "json",
+    }
+}
+
+section! {
+    /// The HTTP listener and what it accepts.
+    pub struct ServerSettings = "server" {
+        /// Address to listen on; 0.0.0.0 (or ::) makes the server reachable from other machines.
+        host: String = "127.0.0.1".into(), Allowed::Text;
+        /// TCP port; 0 takes a free one.
+        port: u16 = 8080, between(0, 65_535);
+        /// Connections open at a time; further ones wait unaccepted.
+        max_connections: usize = 1024, between(1, 1_000_000);
+        /// Time a client has to send the request line and headers.
+        header_timeout_ms: u64 = 10_000, between(1, 600_000);
+        /// Longest pause between two pieces of a request body.
+        body_idle_timeout_ms: u64 = 10_000, between(1, 600_000);
+        /// Time a client has to send the whole request body.
+        body_timeout_ms: u64 = 30_000, between(1, 3_600_000);
+        /// How long a connection may stay open without a request.
+        idle_timeout_ms: u64 = 60_000, between(1, 3_600_000);
+        /// Largest request body; a text of 1 MB needs room for JSON escapes.
+        max_body_bytes: usize = 4_194_304, between(1_024, 1_073_741_824);
+        /// Most inputs in one request.
+        max_inputs: usize = 256, between(1, 100_000);
+        /// Time to answer a request; a client may ask for less (`timeout_ms`, `X-Request-Timeout-Ms`), never for more.
+        request_timeout_ms: u64 = 30_000, between(1, 3_600_000);
+        /// At shutdown: how long accepted requests may take to finish.
+        drain_timeout_ms: u64 = 20_000, between(0, 3_600_000);
+        /// At shutdown: how long to go on accepting after `/readyz` says no, so that load balancers notice.
+        lame_duck_ms: u64 = 0, between(0, 600_000);
+        /// Refuse requests that have unknown JSON fields instead of ignoring the fields.
+        strict: bool = false, Allowed::Bool;
+    }
+}
+
+section! {
+    /// The machine: threads, instruction set, where models lie.
+    pub struct EngineSettings = "engine" {
+        /// Compute threads; 0 takes every CPU the process may use (container quota included).
+        threads: usize = 0, between(0, 1_024);
+        /// Instruction set of the kernels; every one gives the same bits.
+        isa: IsaChoice = IsaChoice::Auto, Allowed::OneOf(IsaChoice::NAMES);
+        /// Folder of the models that are named without a path.
+        models_dir: String = "models".into(), Allowed::Text;
+    }
+}
+
+section! {
+    /// How sequences of different requests share one run of the encoder.
+    pub struct BatchingSettings = "batching" {
+        /// Most tokens in one batch; a longer sequence runs alone. Larger batches raise throughput a little and
+        /// make every request behind them wait longer.
+        max_batch_tokens: usize = 4_096, between(1, 1_048_576);
+        /// How long a batch that is not full waits for company while another thread computes. 0 never waits: on a
+        /// CPU a batch that forms while the threads are busy is already large enough.
+        max_wait_us: u64 = 0, between(0, 1_000_000);
+        /// Tokens that may wait; a request that does not fit is refused with 429. One request is charged for at most
+        /// half of it.
+        max_queue_tokens: usize = 262_144, between(1, 1_073_741_824);
+    }
+}
+
+section! {
+    /// Where models named like `org/name` come from. The access token is read from `HF_TOKEN` only.
+    pub struct HubSettings = "hub" {
+        /// Base address of the hub.
+        endpoint: String = "https://huggingface.co".into(), Allowed::Text;
+        /// Never use the network: only what is already in `cache_dir`.
+        offline: bool = false, Allowed::Bool;
+        /// Folder for downloaded models; empty takes `~/.cache/octet/hub`.
+        cache_dir: String = String::new(), Allowed::Text;
+    }
+}
+
+section! {
+    /// What the server tells about itself.
+    pub struct TelemetrySettings = "telemetry" {
+        /// Least important events that are logged.
+        log_level: LogLevel = LogLevel::Info, Allowed::OneOf(LogLevel::NAMES);
+        /// How log lines look. Input text is never logged in any format.
+        log_format: LogFormat = LogFormat::Text, Allowed::OneOf(LogFormat::NAMES);
+    }
+}

@@ -1,0 +1,213 @@
+//! Every metric, once: name, type, labels, help. Names follow the Prometheus conventions: base units, `_total` for
+//! counters, ratios between 0 and 1. Label values come from closed sets.
+
+use std::sync::atomic::AtomicU64;
+
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge as AnyGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// A value that goes up and down.
+pub(super) type Gauge = AnyGauge<f64, AtomicU64>;
+
+/// What is known about one metric besides its values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Definition {
+    /// As it stands in the exposition.
+    pub name: &'static str,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// Names of its labels.
+    pub labels: &'static [&'static str],
+    /// What it counts.
+    pub help: &'static str,
+}
+
+impl Definition {
+    /// Unit of the values, from the name.
+    pub fn unit(&self) -> &'static str {
+        let stem = self.name.strip_suffix("_total").unwrap_or(self.name);
+        let units = ["seconds", "bytes", "tokens", "inputs", "ratio"];
+        units.into_iter().find(|unit| stem.ends_with(unit)).unwrap_or("")
+    }
+}
+
+/// One metric with all its series.
+pub(super) struct Labelled<M> {
+    labels: &'static [&'static str],
+    family: Family<Vec<(&'static str, String)>, M, fn() -> M>,
+}
+
+impl<M: Clone> Labelled<M> {
+    /// The series with these label values, made at zero when it does not exist.
+    pub(super) fn with(&self, values: &[&str]) -> M {
+        assert_eq!(self.labels.len(), values.len(), "one value per label of {:?}", self.labels);
+        let labels = self.labels.iter().zip(values).map(|(name, value)| (*name, value.to_string()));
+        self.family.get_or_create_owned(&labels.collect())
+    }
+}
+
+trait Kind {
+    const NAME: &'static str;
+}
+
+impl Kind for Counter {
+    const NAME: &'static str = "counter";
+}
+
+impl Kind for Gauge {
+    const NAME: &'static str = "gauge";
+}
+
+impl Kind for Histogram {
+    const NAME: &'static str = "histogram";
+}
+
+/// The struct of all metrics, and the list that documents them, from one list.
+macro_rules! catalogue {
+    ($( $field:ident: $kind:ident = $make:expr, $name:literal [$($label:literal),*] $help:literal; )+) => {
+        pub(super) struct Families { $( pub(super) $field: Labelled<$kind>, )+ }
+
+        impl Families {
+            pub(super) fn register(registry: &mut Registry) -> Self {
+                Families { $( $field: {
+                    let family = Family::new_with_constructor($make as fn() -> $kind);
+                    // The encoder adds "_total" to counters and a full stop to the help.
+                    let name = $name.strip_suffix("_total").unwrap_or($name);
+                    registry.register(name, $help, family.clone());
+                    Labelled { labels: &[$($label),*], family }
+                }, )+ }
+            }
+        }
+
+        const RECORDED: &[Definition] = &[$( Definition {
+            name: $name,
+            kind: <$kind as Kind>::NAME,
+            labels: &[$($label),*],
+            help: $help,
+        }, )+];
+    };
+}
+
+catalogue! {
+    requests: Counter = Counter::default, "octet_requests_total" ["model", "version", "task", "route", "code"]
+        "Requests answered, by status code (499: the client went away)";
+    request_duration: Histogram = seconds, "octet_request_duration_seconds" ["model", "task", "route"]
+        "Time from the arrival of a request until its response is built";
+    stage_duration: Histogram = seconds, "octet_request_stage_duration_seconds" ["model", "task", "stage"]
+        "Time of one request in one stage; the stages of a request add up to its duration";
+    in_flight: Gauge = Gauge::default, "octet_requests_in_flight" ["model"]
+        "Requests that the engine is working on, queued ones included";
+    rejected: Counter = Counter::default, "octet_rejected_total" ["model", "reason"]
+        "Requests that were refused or given up, by reason";
+    inputs: Counter = Counter::default, "octet_inputs_total" ["model", "task"]
+        "Inputs answered (a text, or a pair of texts)";
+    input_tokens: Histogram = sequence_tokens, "octet_input_tokens" ["model", "task"]
+        "Tokens of each sequence that the encoder ran, special tokens included; a summary has one sequence per sentence";
+    tokens: Counter = Counter::default, "octet_tokens_total" ["model", "kind"]
+        "Tokens computed; kind is prompt (batches have no padding)";
+    truncated: Counter = Counter::default, "octet_truncated_inputs_total" ["model", "task"]
+        "Sequences that were cut to fit the model";
+    windows: Counter = Counter::default, "octet_windows_total" ["model", "task"]
+        "Sequences that inputs were split into";
+    queue_inputs: Gauge = Gauge::default, "octet_queue_inputs" ["model"]
+        "Sequences that wait for a compute thread";
+    queue_tokens: Gauge = Gauge::default, "octet_queue_tokens" ["model"]
+        "Tokens that wait for a compute thread";
+    batches: Counter = Counter::default, "octet_batches_total" ["model", "trigger"]
+        "Batches run, by what started them: full, wait or idle; models on one encoder share batches, counted for the first";
+    batch_inputs: Histogram = batch_inputs, "octet_batch_inputs" ["model"]
+        "Sequences in one batch";
+    batch_tokens: Histogram = batch_tokens, "octet_batch_tokens" ["model"]
+        "Tokens in one batch";
+    batch_fill: Histogram = ratio, "octet_batch_fill_ratio" ["model"]
+        "Tokens in one batch, divided by the most it may have";
+    model_size: Gauge = Gauge::default, "octet_model_size_bytes" ["model", "version", "component", "dtype"]
+        "Bytes of the loaded model in memory, by part and number type";
+    model_file: Gauge = Gauge::default, "octet_model_file_bytes" ["model", "version"]
+        "Bytes of the weight files on disk";
+    model_compression: Gauge = Gauge::default, "octet_model_compression_ratio" ["model", "version"]
+        "Bytes that the same weights take in f32, divided by the bytes of the weight files";
+    model_load: Gauge = Gauge::default, "octet_model_load_duration_seconds" ["model", "version"]
+        "How long loading the model took";
+    model_ready: Gauge = Gauge::default, "octet_model_ready" ["model", "version"]
+        "1 when the model answers requests, 0 when it does not";
+    model_loaded: Gauge = Gauge::default, "octet_model_loaded_timestamp_seconds" ["model", "version"]
+        "When the model was loaded, in seconds since 1970";
+    model_info: Gauge = Gauge::default, "octet_model_info"
+        ["model", "version", "architecture", "task", "precision", "scheme", "isa"]
+        "What the model is; always 1";
+    model_score: Gauge = Gauge::default, "octet_model_eval_score" ["model", "version", "dataset", "metric", "precision"]
+        "Scores that octet eval measured and stored with the model";
+    predictions: Counter = Counter::default, "octet_predictions_total" ["model", "label"]
+        "Classified inputs by their best label; labels after the first 50 count as _other";
+    confidence: Histogram = ratio, "octet_prediction_confidence" ["model"]
+        "Score of the best label of each classified input";
+    nonfinite: Counter = Counter::default, "octet_nonfinite_outputs_total" ["model"]
+        "Requests that failed because the model produced NaN or infinity";
+    panics: Counter = Counter::default, "octet_panics_total" ["model"]
+        "Panics that were caught; only the request that caused one is answered with 500";
+    worker_restarts: Counter = Counter::default, "octet_worker_restarts_total" []
+        "Times a compute thread went on with fresh memory after a panic";
+    connections: Gauge = Gauge::default, "octet_connections" []
+        "Open connections";
+    build_info: Gauge = Gauge::default, "octet_build_info" ["version", "commit"]
+        "Version and commit of the program; always 1";
+}
+
+/// Upper bounds in seconds: 0.25 ms to 30 s, about four per decade.
+const SECONDS: [f64; 16] =
+    [0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+fn seconds() -> Histogram {
+    Histogram::new(SECONDS)
+}
+
+fn sequence_tokens() -> Histogram {
+    Histogram::new([2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0])
+}
+
+fn batch_inputs() -> Histogram {
+    Histogram::new([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0])
+}
+
+fn batch_tokens() -> Histogram {
+    Histogram::new([8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0])
+}
+
+fn ratio() -> Histogram {
+    Histogram::new([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0])
+}
+
+/// Every metric: those above, and what the operating system knows about the process.
+pub fn definitions() -> impl Iterator<Item = &'static Definition> {
+    RECORDED.iter().chain(super::process::DEFINITIONS)
+}
+
+/// `docs/metrics.md`: every metric in a table.
+pub fn reference_page() -> String {
+    let mut out = String::from(
+        "# Metrics\n\n\
+         <!-- Written by the tests from src/telemetry/catalogue.rs: OCTET_BLESS=1 cargo test --release engine -->\n\n\
+         `GET /metrics` answers in the OpenMetrics text format when the client asks for it, as Prometheus does, and\n\
+         in the plain Prometheus text format otherwise. Every series of a model exists, at zero, as soon as the model is\n\
+         loaded. A request for a model that is not loaded counts as `model=\"_unknown\"`. Histograms of time have buckets\n\
+         from 0.25 ms to 30 s.\n\n",
+    );
+    let header = ["Name", "Type", "Unit", "Labels", "What it tells"].map(String::from);
+    let rows = definitions().map(|d| {
+        let labels: Vec<_> = d.labels.iter().map(|l| format!("`{l}`")).collect();
+        [format!("`{}`", d.name), d.kind.into(), d.unit().into(), labels.join(", "), d.help.into()]
+    });
+    let rows: Vec<[String; 5]> = rows.collect();
+    let widths: [usize; 5] =
+        std::array::from_fn(|i| rows.iter().chain([&header]).map(|r| r[i].chars().count()).max().unwrap_or(0));
+    let rule = widths.map(|w| "-".repeat(w));
+    for row in [&header, &rule].into_iter().chain(&rows) {
+        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        out += &format!("| {} |\n", cells.join(" | "));
+    }
+    out
+}
