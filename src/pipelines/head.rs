@@ -80,8 +80,8 @@ impl Dense {
     }
 }
 
-/// Sixteen partial sums, then their sum: a fixed order that the compiler can vectorize.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
+/// Dot product: sixteen partial sums, then their sum: a fixed order that the compiler can vectorize.
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut lanes = [0.0f32; 16];
     let (a, b) = (a.chunks_exact(16), b.chunks_exact(16));
     let tail: f32 = a.remainder().iter().zip(b.remainder()).map(|(a, b)| a * b).sum();

@@ -19,7 +19,10 @@ pub use embedding::{EmbedOptions, Embedder, Embedding};
 pub use error::PipelineError;
 pub use head::{Dense, Head};
 pub use model::{ComponentSize, Model, ModelInfo, Score, SequenceModel, Task};
-pub use summarization::{SentenceOrder, Summarizer, Summary, SummaryOptions, SummarySentence};
+pub use summarization::{
+    DEFAULT_MAX_SENTENCES, DEFAULT_SENTENCES, MAX_SUMMARY_SENTENCES, SentenceOrder, Summarizer, Summary,
+    SummaryOptions, SummarySentence,
+};
 
 use crate::architectures::RaggedBatch;
 use crate::text::{Encoding, Tokenizer};

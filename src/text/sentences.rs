@@ -36,9 +36,9 @@ pub struct Segment {
 
 /// Cuts `text` into sentences, each of a `length` of at most `max_length` (in whatever unit `length` counts).
 ///
-/// Segments are in order, do not overlap, and only white space lies between them. `length` must not be larger for a
-/// piece of a text than for the whole. Its cost decides whether the whole is linear; it is asked once or a few times
-/// for each part of the text. A single character is never cut, whatever its length.
+/// Segments are in order, do not overlap, and only white space lies between them. A part of a text must not be longer
+/// than the whole: where it is, pieces become smaller than they need be. `length` is asked a few times for each part
+/// of the text, so its cost decides whether the whole is linear. A single character is never cut.
 pub fn segment(text: &str, max_length: usize, length: impl Fn(&str) -> usize) -> Vec<Segment> {
     let mut segments = Vec::new();
     let has_capitals = text.chars().any(char::is_uppercase);
