@@ -5,7 +5,7 @@
 //! folder comes from a stranger: sizes, names, values and links are checked before they are used, and no pickle is
 //! ever opened. What the weights mean is not known here; that is `architectures`.
 //!
-//! Start with [`ModelDir::open`], then [`ModelDir::weights`] and [`Weights::take`].
+//! Start with [`ModelDir::open`], then [`ModelDir::weights`] and [`Weights::take`]. [`write_model`] is the way back.
 
 mod error;
 mod file;
@@ -16,6 +16,7 @@ mod model_dir;
 mod quantization_config;
 mod sentence_transformer;
 mod weights;
+mod write;
 
 pub use error::CheckpointError;
 pub use manifest::{
@@ -26,6 +27,7 @@ pub use model_dir::ModelDir;
 pub use quantization_config::QuantizationConfig;
 pub use sentence_transformer::SentenceTransformerConfig;
 pub use weights::{Tensor, TensorEntry, Weights};
+pub use write::{Existing, ModelFiles, write_model};
 
 #[cfg(test)]
 mod tests;

@@ -26,6 +26,32 @@ pub struct SentenceTransformerConfig {
 /// # Errors
 /// [`CheckpointError`] when a file is malformed or asks for a step that Octet does not have.
 pub(super) fn read(folder: &Path) -> Result<Option<SentenceTransformerConfig>, CheckpointError> {
+    let Some(modules) = read_modules(folder)? else { return Ok(None) };
+    Ok(Some(SentenceTransformerConfig {
+        pooling: read_pooling(folder, &modules.pooling_config)?,
+        normalize: modules.normalize,
+        max_seq_length: read_max_seq_length(folder)?,
+    }))
+}
+
+/// Names of the sentence-transformers files that a folder may have, relative to it.
+///
+/// # Errors
+/// As [`read`], for `modules.json`.
+pub(super) fn file_names(folder: &Path) -> Result<Vec<String>, CheckpointError> {
+    let Some(modules) = read_modules(folder)? else { return Ok(Vec::new()) };
+    let fixed = ["modules.json", "sentence_bert_config.json", "config_sentence_transformers.json"];
+    Ok(fixed.map(String::from).into_iter().chain([modules.pooling_config]).collect())
+}
+
+/// What `modules.json` says.
+struct Modules {
+    /// `1_Pooling/config.json`
+    pooling_config: String,
+    normalize: bool,
+}
+
+fn read_modules(folder: &Path) -> Result<Option<Modules>, CheckpointError> {
     let path = folder.join("modules.json");
     let Some(content) = read_in(folder, "modules.json", MAX_BYTES)? else { return Ok(None) };
     let modules: Vec<Value> = serde_json::from_slice(&content)
@@ -54,11 +80,7 @@ pub(super) fn read(folder: &Path) -> Result<Option<SentenceTransformerConfig>, C
     if !is_plain_name(place) {
         return Err(unsupported(format!("the module path {place:?}")));
     }
-    Ok(Some(SentenceTransformerConfig {
-        pooling: read_pooling(folder, &format!("{place}/config.json"))?,
-        normalize,
-        max_seq_length: read_max_seq_length(folder)?,
-    }))
+    Ok(Some(Modules { pooling_config: format!("{place}/config.json"), normalize }))
 }
 
 /// The one mode that `1_Pooling/config.json` turns on.
