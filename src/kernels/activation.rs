@@ -72,9 +72,21 @@ impl LaneKernel for Activate<'_> {
     fn run<V: Lanes>(self) {
         let Activate(activation, x) = self;
         match activation {
-            Activation::Gelu => map::<V>(x, gelu),
-            Activation::GeluTanh => map::<V>(x, gelu_tanh),
-            Activation::Relu => map::<V>(x, |x| x.max(V::splat(0.0))),
+            Activation::Gelu => map::<V>(
+                x,
+                #[inline(always)]
+                |x| gelu(x),
+            ),
+            Activation::GeluTanh => map::<V>(
+                x,
+                #[inline(always)]
+                |x| gelu_tanh(x),
+            ),
+            Activation::Relu => map::<V>(
+                x,
+                #[inline(always)]
+                |x| x.max(V::splat(0.0)),
+            ),
         }
     }
 }

@@ -2,21 +2,24 @@
 //!
 //! The order of every sum is fixed: a score sums over the head's channels in order, the softmax sums as
 //! [`Lanes::sum`] says, and the context sums over the keys in order. Tiles only choose which results are worked on
-//! together.
+//! together: a few queries at a time meet all keys and values of a head, which were laid out for that first.
 
 use super::isa::Kernels;
 use super::lanes::{LANES, LaneKernel, Lanes};
 use super::pack::AlignedVec;
 use super::softmax::exp_row;
 
+/// Most queries worked on together.
+const MAX_QUERIES: usize = 6;
+
 /// Memory of [`Kernels::attention`], reused between calls; grows to the longest sequence seen.
 #[derive(Clone, Debug, Default)]
 pub struct AttentionScratch {
-    /// Keys of one head, transposed: `[head_dim, tokens padded to 16]`.
+    /// Keys of one head, transposed, in panels of 16 to 64 tokens: `[tokens / 64][head_dim][64]`.
     keys: AlignedVec<f32>,
-    /// Values of one head, `[tokens, head_dim padded to 16]`.
+    /// Values of one head, in panels of 16 to 64 channels: `[head_dim / 64][tokens][64]`.
     values: AlignedVec<f32>,
-    /// Scores of one query, `[tokens padded to 16]`.
+    /// Scores of a few queries, `[6][tokens padded to 16]`.
     scores: AlignedVec<f32>,
 }
 
@@ -24,6 +27,98 @@ impl AttentionScratch {
     /// Empty scratch memory.
     pub fn new() -> Self {
         Self::default()
+    }
+}
+
+/// A matrix `[depth, 16 * groups]` in panels of at most [`Lanes::TILE_GROUPS`] groups of 16 columns, each
+/// `[depth, 16 * its groups]`.
+#[derive(Clone, Copy)]
+struct Panels {
+    groups: usize,
+    depth: usize,
+}
+
+impl Panels {
+    /// Room for `columns` columns.
+    fn new(columns: usize, depth: usize) -> Panels {
+        Panels { groups: columns.div_ceil(LANES), depth }
+    }
+
+    /// Elements with padding.
+    fn len(self) -> usize {
+        self.groups * LANES * self.depth
+    }
+
+    /// Where group `group` of row 0 lies, and how far it is to the next row.
+    #[inline(always)]
+    fn position<V: Lanes>(self, group: usize) -> (usize, usize) {
+        let first = group / V::TILE_GROUPS * V::TILE_GROUPS;
+        let width = V::TILE_GROUPS.min(self.groups - first);
+        ((first * self.depth + group - first) * LANES, width * LANES)
+    }
+}
+
+/// `Q` rows of `a` (`depth` values each, `a_stride` apart) times `G` groups of columns of a panel at `b`.
+///
+/// # Safety
+/// The rows and the panel are readable.
+#[inline(always)]
+unsafe fn tile<V: Lanes, const Q: usize, const G: usize>(
+    a: *const f32,
+    a_stride: usize,
+    b: *const f32,
+    depth: usize,
+) -> [[V; G]; Q] {
+    let mut sums = [[V::splat(0.0); G]; Q];
+    for l in 0..depth {
+        // SAFETY: row `l` of the panel is `16 * G` readable values.
+        let mut row = [V::splat(0.0); G];
+        for (g, b_group) in row.iter_mut().enumerate() {
+            // SAFETY: row `l` of the panel is `16 * G` readable values.
+            *b_group = unsafe { V::load(b.add((l * G + g) * LANES)) };
+        }
+        for (q, sums) in sums.iter_mut().enumerate() {
+            // SAFETY: row `q` of `a` has `depth > l` readable values.
+            let a = V::splat(unsafe { *a.add(q * a_stride + l) });
+            for g in 0..G {
+                sums[g] = a.mul_add(row[g], sums[g]);
+            }
+        }
+    }
+    sums
+}
+
+/// [`tile`] over all columns of `panels`; hands each group of sums to `put(row, group, sums)`.
+///
+/// # Safety
+/// `Q` rows of `panels.depth` values from `a` on, `a_stride` apart, and `panels.len()` values from `b` on are readable.
+#[inline(always)]
+unsafe fn multiply<V: Lanes, const Q: usize>(
+    a: *const f32,
+    a_stride: usize,
+    b: *const f32,
+    panels: Panels,
+    mut put: impl FnMut(usize, usize, V),
+) {
+    for first in (0..panels.groups).step_by(V::TILE_GROUPS) {
+        let b = b.wrapping_add(panels.position::<V>(first).0);
+        macro_rules! tile_of {
+            ($groups:literal) => {{
+                // SAFETY: the caller's promise; the panel has this many groups.
+                let sums = unsafe { tile::<V, Q, $groups>(a, a_stride, b, panels.depth) };
+                for q in 0..Q {
+                    for g in 0..$groups {
+                        put(q, first + g, sums[q][g]);
+                    }
+                }
+            }};
+        }
+        match V::TILE_GROUPS.min(panels.groups - first) {
+            4 => tile_of!(4),
+            3 => tile_of!(3),
+            2 => tile_of!(2),
+            _ => tile_of!(1),
+        }
     }
 }
 
@@ -36,53 +131,106 @@ struct Attention<'a> {
     out: &'a mut [f32],
 }
 
-impl LaneKernel for Attention<'_> {
+impl Attention<'_> {
+    /// Lays out the keys and values of a head.
     #[inline(always)]
-    fn run<V: Lanes>(self) {
-        let Attention { qkv, heads, head_dim, tokens, scratch, out } = self;
-        let hidden = heads * head_dim;
-        let padded_tokens = tokens.next_multiple_of(LANES);
-        let padded_dim = head_dim.next_multiple_of(LANES);
-        scratch.keys.resize(head_dim * padded_tokens);
-        scratch.values.resize(tokens * padded_dim);
-        scratch.scores.resize(padded_tokens);
-        let keys = scratch.keys.as_mut_slice();
-        let values = scratch.values.as_mut_slice();
-        let scores = scratch.scores.as_mut_slice();
-        let scale = V::splat(1.0 / (head_dim as f32).sqrt());
-        for head in 0..heads {
-            for t in 0..tokens {
-                let row = &qkv[t * 3 * hidden..][..3 * hidden];
-                for d in 0..head_dim {
-                    keys[d * padded_tokens + t] = row[hidden + head * head_dim + d];
-                    values[t * padded_dim + d] = row[2 * hidden + head * head_dim + d];
+    fn pack<V: Lanes>(&mut self, head: usize, key_panels: Panels, value_panels: Panels) {
+        let (head_dim, hidden) = (self.head_dim, self.heads * self.head_dim);
+        let keys = self.scratch.keys.as_mut_slice();
+        let values = self.scratch.values.as_mut_slice();
+        for (group, rows) in self.qkv.chunks(LANES * 3 * hidden).enumerate() {
+            let (at, stride) = key_panels.position::<V>(group);
+            for (lane, row) in rows.chunks_exact(3 * hidden).enumerate() {
+                let key = &row[hidden + head * head_dim..][..head_dim];
+                for (to, &from) in keys[at + lane..].iter_mut().step_by(stride).zip(key) {
+                    *to = from;
                 }
             }
-            for t in 0..tokens {
-                let query = &qkv[t * 3 * hidden + head * head_dim..][..head_dim];
-                for j in (0..padded_tokens).step_by(LANES) {
-                    let mut acc = V::splat(0.0);
-                    for (d, q) in query.iter().enumerate() {
-                        // SAFETY: `j + 16 <= padded_tokens`, the length of each of the `head_dim` rows of `keys`.
-                        let k = unsafe { V::load(keys.as_ptr().add(d * padded_tokens + j)) };
-                        acc = V::splat(*q).mul_add(k, acc);
+        }
+        for (t, row) in self.qkv.chunks_exact(3 * hidden).enumerate() {
+            let value = &row[2 * hidden + head * head_dim..][..head_dim];
+            for (group, from) in value.chunks(LANES).enumerate() {
+                let (at, stride) = value_panels.position::<V>(group);
+                values[at + t * stride..][..from.len()].copy_from_slice(from);
+            }
+        }
+    }
+
+    /// The context of `Q` queries from token `t` on.
+    #[inline(always)]
+    fn queries<V: Lanes, const Q: usize>(&mut self, head: usize, t: usize, key_panels: Panels, value_panels: Panels) {
+        let (head_dim, hidden) = (self.head_dim, self.heads * self.head_dim);
+        let padded_tokens = key_panels.groups * LANES;
+        let query = &self.qkv[t * 3 * hidden + head * head_dim..][..(Q - 1) * 3 * hidden + head_dim];
+        let context = &mut self.out[t * hidden + head * head_dim..][..(Q - 1) * hidden + head_dim];
+        let (keys, values) = (self.scratch.keys.as_slice(), self.scratch.values.as_slice());
+        let scores = &mut self.scratch.scores.as_mut_slice()[..Q * padded_tokens];
+        assert!(keys.len() >= key_panels.len() && values.len() >= value_panels.len());
+        let at = scores.as_mut_ptr();
+        let scale = V::splat(1.0 / (head_dim as f32).sqrt());
+        // SAFETY: `query` holds `Q` rows of `head_dim` values, and the keys their panels. Row `q`, group `g` of the
+        // scores lies inside `Q * padded_tokens` values.
+        unsafe {
+            multiply::<V, Q>(
+                query.as_ptr(),
+                3 * hidden,
+                keys.as_ptr(),
+                key_panels,
+                #[inline(always)]
+                |q, g, score: V| {
+                    score.mul(scale).store(at.add(q * padded_tokens + g * LANES));
+                },
+            );
+        }
+        let mut inverse = [0.0; Q];
+        for (inverse, row) in inverse.iter_mut().zip(scores.chunks_exact_mut(padded_tokens)) {
+            *inverse = 1.0 / exp_row::<V>(&mut row[..self.tokens]);
+        }
+        let to = context.as_mut_ptr();
+        // SAFETY: `scores` holds `Q` rows of at least `tokens` values, and the values their panels. Row `q`, group
+        // `g` of the context has the channels from `16 g` to `head_dim` at most.
+        unsafe {
+            multiply::<V, Q>(
+                scores.as_ptr(),
+                padded_tokens,
+                values.as_ptr(),
+                value_panels,
+                #[inline(always)]
+                |q, g, sum: V| {
+                    let (y, to) = (sum.mul(V::splat(inverse[q])), to.add(q * hidden + g * LANES));
+                    match head_dim - g * LANES {
+                        LANES.. => y.store(to),
+                        count => y.store_first(to, count),
                     }
-                    // SAFETY: `j + 16 <= padded_tokens`, the length of `scores`.
-                    unsafe { acc.mul(scale).store(scores.as_mut_ptr().add(j)) };
+                },
+            );
+        }
+    }
+}
+
+impl LaneKernel for Attention<'_> {
+    #[inline(always)]
+    fn run<V: Lanes>(mut self) {
+        let key_panels = Panels::new(self.tokens, self.head_dim);
+        let value_panels = Panels::new(self.head_dim, self.tokens);
+        self.scratch.keys.resize(key_panels.len());
+        self.scratch.values.resize(value_panels.len());
+        self.scratch.scores.resize(MAX_QUERIES * key_panels.groups * LANES);
+        for head in 0..self.heads {
+            self.pack::<V>(head, key_panels, value_panels);
+            let mut t = 0;
+            while t < self.tokens {
+                let rest = self.tokens - t;
+                let queries = rest.div_ceil(rest.div_ceil(MAX_QUERIES));
+                match queries {
+                    1 => self.queries::<V, 1>(head, t, key_panels, value_panels),
+                    2 => self.queries::<V, 2>(head, t, key_panels, value_panels),
+                    3 => self.queries::<V, 3>(head, t, key_panels, value_panels),
+                    4 => self.queries::<V, 4>(head, t, key_panels, value_panels),
+                    5 => self.queries::<V, 5>(head, t, key_panels, value_panels),
+                    _ => self.queries::<V, MAX_QUERIES>(head, t, key_panels, value_panels),
                 }
-                let inverse = V::splat(1.0 / exp_row::<V>(&mut scores[..tokens]));
-                let context = &mut out[t * hidden + head * head_dim..][..head_dim];
-                for d in (0..padded_dim).step_by(LANES) {
-                    let mut acc = V::splat(0.0);
-                    for (j, p) in scores[..tokens].iter().enumerate() {
-                        // SAFETY: `d + 16 <= padded_dim`, the length of each of the rows of `values`.
-                        let v = unsafe { V::load(values.as_ptr().add(j * padded_dim + d)) };
-                        acc = V::splat(*p).mul_add(v, acc);
-                    }
-                    let count = (head_dim - d).min(LANES);
-                    // SAFETY: `d + count <= head_dim`, the length of `context`.
-                    unsafe { acc.mul(inverse).store_first(context.as_mut_ptr().add(d), count) };
-                }
+                t += queries;
             }
         }
     }
@@ -110,6 +258,42 @@ impl Kernels {
         assert_eq!(qkv.len(), 3 * out.len(), "attention needs a query, a key and a value per output");
         if tokens > 0 {
             self.run(Attention { qkv, heads, head_dim, tokens, scratch, out });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attention_matches_the_float_definition() {
+        for (tokens, heads, head_dim) in [(1, 1, 1), (5, 2, 3), (17, 3, 32), (70, 1, 80), (33, 2, 17)] {
+            let hidden = heads * head_dim;
+            let qkv: Vec<f32> = (0..tokens * 3 * hidden).map(|i| ((i * 7919 % 1013) as f32 - 506.0) / 300.0).collect();
+            let row = |t: usize, part: usize, h: usize| &qkv[(t * 3 + part) * hidden + h * head_dim..][..head_dim];
+            for kernels in Kernels::available() {
+                let mut out = vec![0.0; tokens * hidden];
+                let mut scratch = AttentionScratch::new();
+                kernels.attention(&qkv, heads, head_dim, &mut scratch, &mut out);
+                for (t, h) in (0..tokens).flat_map(|t| (0..heads).map(move |h| (t, h))) {
+                    let dot = |a: &[f32], b: &[f32]| -> f64 {
+                        a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+                    };
+                    let e: Vec<f64> = (0..tokens)
+                        .map(|j| (dot(row(t, 0, h), row(j, 1, h)) / (head_dim as f64).sqrt()).exp())
+                        .collect();
+                    let sum: f64 = e.iter().sum();
+                    for d in 0..head_dim {
+                        let exact: f64 = (0..tokens).map(|j| e[j] / sum * f64::from(row(j, 2, h)[d])).sum();
+                        let got = out[t * hidden + h * head_dim + d];
+                        assert!(
+                            (f64::from(got) - exact).abs() < 1e-5,
+                            "{kernels:?} {tokens} {head_dim}: {got} for {exact}"
+                        );
+                    }
+                }
+            }
         }
     }
 }

@@ -1,8 +1,133 @@
-//! u8 activations times s8 weights: exact i32 sums, then scale and bias.
+//! u8 activations times s8 weights: exact i32 sums, then zero points, scales and bias.
+//!
+//! The algebra: `sum over k of (qa - za) qw = sum of qa qw - za * sum of qw`, so the sums start at minus the zero
+//! point times the column sum (known when the weights are packed), and the products of the raw u8 are added. With
+//! `|qa qw| <= 255 * 128` and `k <= MAX_K`, no sum leaves i32.
 
-use super::isa::Kernels;
-use super::pack::{NR, PackedWeights};
+use super::isa::{Isa, Kernels};
+use super::microkernel::{Layout, MAX_ROWS, Microkernel, Out, Strip, scalar};
+#[cfg(target_arch = "x86_64")]
+use super::microkernel::{avx_vnni, avx2, avx512_vnni};
+use super::pack::PackedWeights;
 use super::quantize::QuantizedRows;
+
+/// Output channels worked on together: all row tiles of a row block meet them before the next ones are read, so
+/// their weights (`64 k` bytes) come from memory once per row block and stay in the nearest caches.
+const COLUMN_BLOCK: usize = 64;
+
+/// Bytes of activations in a row block; with the weights of a column block they fit a second-level cache.
+const ROW_BLOCK_BYTES: usize = 256 * 1024;
+
+/// Quantized rows as the kernels read them.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    /// `[m, depth]`; bytes past `k` meet zero weights.
+    pub bytes: &'a [u8],
+    /// `k` rounded up to a multiple of 4.
+    pub depth: usize,
+    /// `[m]`.
+    pub scale: &'a [f32],
+    /// `[m]`.
+    pub zero_point: &'a [i32],
+}
+
+/// Packed weights as the kernels read them; everything is padded to whole panels.
+#[derive(Clone, Copy)]
+pub(crate) struct Panels<'a> {
+    /// `[n / columns][depth / group][columns][group]`.
+    pub weights: &'a [i8],
+    /// `[n]`.
+    pub scale: &'a [f32],
+    /// `[n]`.
+    pub bias: &'a [f32],
+    /// Minus the sum over `k` of each channel, `[n]`.
+    pub minus_column_sum: &'a [i32],
+    /// Output channels, without padding.
+    pub n: usize,
+}
+
+/// The output of a product, `[m, n]`.
+pub(crate) enum Output<'a> {
+    /// Exact sums.
+    Sums(&'a mut [i32]),
+    /// Scaled, with bias.
+    Floats(&'a mut [f32]),
+}
+
+impl Output<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Output::Sums(out) => out.len(),
+            Output::Floats(out) => out.len(),
+        }
+    }
+
+    fn as_out(&mut self) -> Out {
+        match self {
+            Output::Sums(out) => Out::Sums(out.as_mut_ptr()),
+            Output::Floats(out) => Out::Floats(out.as_mut_ptr()),
+        }
+    }
+}
+
+/// The whole product on one kernel.
+///
+/// # Safety
+/// The CPU has the instruction set of `K`.
+///
+/// # Panics
+/// When sizes do not fit together.
+pub(crate) unsafe fn product<K: Microkernel>(a: Rows<'_>, w: Panels<'_>, mut output: Output<'_>) {
+    let (m, n, depth) = (a.scale.len(), w.n, a.depth);
+    let Layout { columns, group } = K::LAYOUT;
+    let padded_n = n.next_multiple_of(columns);
+    assert!(COLUMN_BLOCK.is_multiple_of(columns) && depth.is_multiple_of(4) && 4usize.is_multiple_of(group));
+    assert!(a.bytes.len() == m * depth && a.zero_point.len() == m);
+    assert!(w.weights.len() == padded_n * depth && w.scale.len() == padded_n);
+    assert!(w.bias.len() == padded_n && w.minus_column_sum.len() == padded_n);
+    assert_eq!(output.len(), m * n, "the output of a matrix product needs m * n values");
+    let out = output.as_out();
+    let row_block = (ROW_BLOCK_BYTES / depth.max(1)).max(MAX_ROWS);
+    for block in (0..m).step_by(row_block) {
+        let block_end = (block + row_block).min(m);
+        for j in (0..n).step_by(COLUMN_BLOCK) {
+            let mut i = block;
+            while i < block_end {
+                // Tiles of nearly one height: 7 rows are 4 + 3, not 6 + 1.
+                let rows = (block_end - i).div_ceil((block_end - i).div_ceil(MAX_ROWS));
+                let strip = Strip {
+                    rows: a.bytes[i * depth..].as_ptr(),
+                    depth,
+                    zero_point: a.zero_point[i..].as_ptr(),
+                    row_scale: a.scale[i..].as_ptr(),
+                    panels: w.weights[j * depth..].as_ptr(),
+                    minus_column_sum: w.minus_column_sum[j..].as_ptr(),
+                    column_scale: w.scale[j..].as_ptr(),
+                    bias: w.bias[j..].as_ptr(),
+                    columns: (n - j).min(COLUMN_BLOCK),
+                    out: match out {
+                        Out::Sums(out) => Out::Sums(out.wrapping_add(i * n + j)),
+                        Out::Floats(out) => Out::Floats(out.wrapping_add(i * n + j)),
+                    },
+                    out_stride: n,
+                };
+                // SAFETY: the caller promises the instruction set. The lengths asserted above hold `rows` rows from
+                // `i` on, whole panels from `j` on for `columns` channels, and `columns` outputs in each row.
+                unsafe {
+                    match rows {
+                        1 => K::strip::<1>(&strip),
+                        2 => K::strip::<2>(&strip),
+                        3 => K::strip::<3>(&strip),
+                        4 => K::strip::<4>(&strip),
+                        5 => K::strip::<5>(&strip),
+                        _ => K::strip::<MAX_ROWS>(&strip),
+                    }
+                }
+                i += rows;
+            }
+        }
+    }
+}
 
 impl Kernels {
     /// The exact sums `sum over k of (qa - za) qw`, `[m, n]`.
@@ -10,7 +135,7 @@ impl Kernels {
     /// # Panics
     /// When sizes do not fit together, or `w` was packed for another instruction set.
     pub fn gemm_i32(self, a: &QuantizedRows, w: &PackedWeights, out: &mut [i32]) {
-        self.each_sum(a, w, out.len(), |i, j, sum| out[i * w.n() + j] = sum);
+        self.product(a, w, Output::Sums(out));
     }
 
     /// `out = a w^T + bias`, `[m, n]`: `fma((sum over k of (qa - za) qw) as f32, sa * sw, bias)`.
@@ -18,52 +143,28 @@ impl Kernels {
     /// # Panics
     /// When sizes do not fit together, or `w` was packed for another instruction set.
     pub fn gemm(self, a: &QuantizedRows, w: &PackedWeights, out: &mut [f32]) {
-        self.each_sum(a, w, out.len(), |i, j, sum| {
-            out[i * w.n() + j] = (sum as f32).mul_add(a.scale()[i] * w.scale()[j], w.bias()[j]);
-        });
+        self.product(a, w, Output::Floats(out));
     }
 
-    fn each_sum(self, a: &QuantizedRows, w: &PackedWeights, len: usize, mut f: impl FnMut(usize, usize, i32)) {
+    fn product(self, a: &QuantizedRows, w: &PackedWeights, out: Output<'_>) {
         assert_eq!(self.isa(), w.isa(), "weights packed for {} given to the {} kernels", w.isa(), self.isa());
         assert_eq!(a.k(), w.k(), "activations and weights differ in k");
-        assert_eq!(len, a.rows() * w.n(), "the output of a matrix product needs m * n values");
-        let stride = a.stride();
-        for j in 0..w.n() {
-            let panel = &w.panels()[j / NR * NR * stride..][..NR * stride];
-            for i in 0..a.rows() {
-                let row = &a.bytes()[i * stride..][..stride];
-                let sum: i32 =
-                    (0..stride).map(|l| i32::from(row[l]) * i32::from(panel[(l / 4 * NR + j % NR) * 4 + l % 4])).sum();
-                f(i, j, sum - a.zero_point()[i] * w.column_sum()[j]);
-            }
+        // SAFETY of all arms: `self` proves that the CPU has its instruction set.
+        match self.isa() {
+            // SAFETY: see above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => unsafe { product::<avx2::Avx2>(a.as_rows(), w.as_panels(), out) },
+            // SAFETY: see above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => unsafe { product::<avx_vnni::AvxVnni>(a.as_rows(), w.as_panels(), out) },
+            // SAFETY: see above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => unsafe { product::<avx512_vnni::Avx512Vnni>(a.as_rows(), w.as_panels(), out) },
+            // SAFETY: plain Rust runs everywhere.
+            _ => unsafe { product::<scalar::Scalar>(a.as_rows(), w.as_panels(), out) },
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::kernels::affine::quantize_weight_s8;
-
-    #[test]
-    fn gemm_approximates_the_float_product() {
-        let (m, n, k) = (3, 21, 37);
-        let x: Vec<f32> = (0..m * k).map(|i| ((i * 37 % 101) as f32 - 40.0) / 31.0).collect();
-        let weight: Vec<f32> = (0..n * k).map(|i| ((i * 53 % 89) as f32 - 44.0) / 70.0).collect();
-        let bias: Vec<f32> = (0..n).map(|j| j as f32 - 5.0).collect();
-        let (q, scale) = quantize_weight_s8(&weight, n, k);
-        for kernels in Kernels::available() {
-            let packed = PackedWeights::pack(kernels, &q, &scale, Some(&bias), n, k);
-            let mut rows = QuantizedRows::new();
-            kernels.quantize_rows(&x, k, &mut rows);
-            let mut out = vec![0.0; m * n];
-            kernels.gemm(&rows, &packed, &mut out);
-            for i in 0..m {
-                for j in 0..n {
-                    let exact: f32 = (0..k).map(|l| x[i * k + l] * weight[j * k + l]).sum::<f32>() + bias[j];
-                    assert!((out[i * n + j] - exact).abs() < 0.1, "[{i}, {j}]: {} for {exact}", out[i * n + j]);
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -11,6 +11,7 @@ mod attention;
 mod gemm;
 mod isa;
 mod lanes;
+mod microkernel;
 mod norm;
 mod pack;
 mod quantize;

@@ -1,6 +1,8 @@
 //! Weights laid out for the microkernels, and memory aligned for them.
 
+use super::gemm::Panels;
 use super::isa::{Isa, Kernels};
+use super::microkernel::Layout;
 
 /// One cache line.
 #[derive(Clone, Copy, Debug)]
@@ -11,7 +13,7 @@ struct Line([u8; 64]);
 pub(crate) trait Plain: Copy {}
 impl Plain for u8 {}
 impl Plain for i8 {}
-impl Plain for i16 {}
+impl Plain for i32 {}
 impl Plain for f32 {}
 
 /// A growable buffer of plain numbers that starts on a cache line; new elements are 0.
@@ -63,9 +65,6 @@ impl<T: Plain> AlignedVec<T> {
 pub const MAX_K: usize = 65_536;
 
 /// A weight matrix `[n, k]` in the layout of one instruction set, with what the epilogue needs.
-///
-/// Panels of `NR` output channels: `[n / NR][k / 4][NR][4]`, each group of four neighbouring `k` together, as
-/// `vpdpbusd` wants them. Missing channels and missing `k` are 0.
 #[derive(Clone, Debug)]
 pub struct PackedWeights {
     isa: Isa,
@@ -74,11 +73,24 @@ pub struct PackedWeights {
     panels: AlignedVec<i8>,
     scale: AlignedVec<f32>,
     bias: AlignedVec<f32>,
-    column_sum: Vec<i32>,
+    minus_column_sum: AlignedVec<i32>,
 }
 
-/// Output channels of a panel.
-pub(crate) const NR: usize = 16;
+/// Lays `weight` `[n, k]` out in panels, padding channels and `k` (to a multiple of 4) with zeros.
+pub(crate) fn pack_panels(weight: &[i8], n: usize, k: usize, layout: Layout) -> AlignedVec<i8> {
+    let Layout { columns, group } = layout;
+    let depth = k.next_multiple_of(4);
+    let mut panels = AlignedVec::zeroed(n.next_multiple_of(columns) * depth);
+    for (panel, rows) in panels.as_mut_slice().chunks_exact_mut((columns * depth).max(1)).zip(0..) {
+        for column in 0..columns.min(n - rows * columns) {
+            let row = &weight[(rows * columns + column) * k..][..k];
+            for (values, at) in row.chunks(group).zip((column * group..).step_by(columns * group)) {
+                panel[at..][..values.len()].copy_from_slice(values);
+            }
+        }
+    }
+    panels
+}
 
 impl PackedWeights {
     /// Packs `weight` `[n, k]` (row-major, one row per output channel) with the scale of each channel `[n]` and its
@@ -98,24 +110,20 @@ impl PackedWeights {
         assert_eq!(scale.len(), n, "a packed weight needs one scale per output channel");
         assert!(bias.is_none_or(|bias| bias.len() == n), "a packed weight needs one bias per output channel, or none");
         assert!(k <= MAX_K, "rows of {k} values could leave i32, the longest allowed is {MAX_K}");
-        let padded_n = n.next_multiple_of(NR);
-        let groups = k.div_ceil(4);
-        let mut panels = AlignedVec::zeroed(padded_n * groups * 4);
+        let layout = Layout::of(kernels.isa());
+        let padded_n = n.next_multiple_of(layout.columns);
         let mut padded_scale = AlignedVec::zeroed(padded_n);
-        let mut padded_bias = AlignedVec::zeroed(padded_n);
-        let mut column_sum = vec![0; padded_n];
         padded_scale.as_mut_slice()[..n].copy_from_slice(scale);
+        let mut padded_bias = AlignedVec::zeroed(padded_n);
         if let Some(bias) = bias {
             padded_bias.as_mut_slice()[..n].copy_from_slice(bias);
         }
-        for j in 0..n {
-            let (panel, column) = (j / NR, j % NR);
-            for (l, &w) in weight[j * k..][..k].iter().enumerate() {
-                panels.as_mut_slice()[((panel * groups + l / 4) * NR + column) * 4 + l % 4] = w;
-                column_sum[j] += i32::from(w);
-            }
+        let mut minus_column_sum = AlignedVec::zeroed(padded_n);
+        for (j, minus_sum) in minus_column_sum.as_mut_slice()[..n].iter_mut().enumerate() {
+            *minus_sum = -weight[j * k..][..k].iter().map(|&w| i32::from(w)).sum::<i32>();
         }
-        PackedWeights { isa: kernels.isa(), n, k, panels, scale: padded_scale, bias: padded_bias, column_sum }
+        let panels = pack_panels(weight, n, k, layout);
+        PackedWeights { isa: kernels.isa(), n, k, panels, scale: padded_scale, bias: padded_bias, minus_column_sum }
     }
 
     /// The instruction set this layout is for.
@@ -138,22 +146,17 @@ impl PackedWeights {
         size_of_val(self.panels.as_slice())
             + size_of_val(self.scale.as_slice())
             + size_of_val(self.bias.as_slice())
-            + size_of_val(self.column_sum.as_slice())
+            + size_of_val(self.minus_column_sum.as_slice())
     }
 
-    pub(crate) fn panels(&self) -> &[i8] {
-        self.panels.as_slice()
-    }
-
-    pub(crate) fn scale(&self) -> &[f32] {
-        self.scale.as_slice()
-    }
-
-    pub(crate) fn bias(&self) -> &[f32] {
-        self.bias.as_slice()
-    }
-
-    pub(crate) fn column_sum(&self) -> &[i32] {
-        &self.column_sum
+    /// What the kernels read.
+    pub(crate) fn as_panels(&self) -> Panels<'_> {
+        Panels {
+            weights: self.panels.as_slice(),
+            scale: self.scale.as_slice(),
+            bias: self.bias.as_slice(),
+            minus_column_sum: self.minus_column_sum.as_slice(),
+            n: self.n,
+        }
     }
 }

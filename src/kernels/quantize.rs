@@ -2,6 +2,7 @@
 
 use super::activation::Activation;
 use super::affine::QParams;
+use super::gemm::Rows;
 use super::isa::Kernels;
 use super::lanes::{LANES, LaneKernel, Lanes};
 use super::pack::AlignedVec;
@@ -77,14 +78,10 @@ impl QuantizedRows {
         self.k
     }
 
-    /// Bytes from one row to the next: `k` rounded up to a multiple of 4.
-    pub(crate) fn stride(&self) -> usize {
-        self.stride
-    }
-
-    /// All rows with their padding, `[m, stride]`.
-    pub(crate) fn bytes(&self) -> &[u8] {
-        self.bytes.as_slice()
+    /// What the kernels read.
+    pub(crate) fn as_rows(&self) -> Rows<'_> {
+        let Self { bytes, scale, zero_point, stride, .. } = self;
+        Rows { bytes: bytes.as_slice(), depth: *stride, scale, zero_point }
     }
 
     /// The integers of row `i`, `[k]`.
@@ -224,7 +221,11 @@ impl LaneKernel for ActivateQuantize<'_> {
     #[inline(always)]
     fn run<V: Lanes>(mut self) {
         for (i, row) in self.x.chunks_exact_mut(self.k).enumerate() {
-            map::<V>(row, |x| self.activation.apply(x));
+            map::<V>(
+                row,
+                #[inline(always)]
+                |x| self.activation.apply(x),
+            );
             let mut range = Range::<V>::new();
             let (count, tail) = (self.k / LANES * LANES, self.k % LANES);
             for i in (0..count).step_by(LANES) {

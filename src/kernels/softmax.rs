@@ -86,7 +86,11 @@ struct Exp<'a>(&'a mut [f32]);
 impl LaneKernel for Exp<'_> {
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        map::<V>(self.0, exp);
+        map::<V>(
+            self.0,
+            #[inline(always)]
+            |x| exp(x),
+        );
     }
 }
 
@@ -96,7 +100,11 @@ impl LaneKernel for Softmax<'_> {
     #[inline(always)]
     fn run<V: Lanes>(self) {
         let inverse = V::splat(1.0 / exp_row::<V>(self.0));
-        map::<V>(self.0, |e| e.mul(inverse));
+        map::<V>(
+            self.0,
+            #[inline(always)]
+            |e| e.mul(inverse),
+        );
     }
 }
 

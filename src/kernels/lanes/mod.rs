@@ -5,6 +5,10 @@
 //! elementwise steps round the same way, and a sum always goes lane by lane (element `i` into lane `i % 16`) and
 //! folds 16 → 8 → 4 → 2 → 1 at the end.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod scalar;
 
 pub(crate) use scalar::ScalarLanes;
@@ -20,6 +24,9 @@ pub(crate) const LANES: usize = 16;
 /// A value of an implementation for an instruction set is only made inside [`Kernels::run`], which enters a function
 /// compiled for that instruction set after [`Kernels`] proved that the CPU has it.
 pub(crate) trait Lanes: Copy {
+    /// Groups of 16 columns in a register tile of 6 rows: what the registers hold beside their inputs.
+    const TILE_GROUPS: usize;
+
     /// All lanes `value`.
     fn splat(value: f32) -> Self;
 
@@ -95,7 +102,13 @@ impl Kernels {
     /// Runs a kernel on the lanes of this instruction set.
     pub(crate) fn run(self, kernel: impl LaneKernel) {
         match self.isa() {
-            Isa::Scalar | Isa::Avx2 | Isa::AvxVnni | Isa::Avx512Vnni => kernel.run::<ScalarLanes>(),
+            // SAFETY: `self` proves that the CPU has AVX2 and FMA.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 | Isa::AvxVnni => unsafe { avx2::run(kernel) },
+            // SAFETY: `self` proves that the CPU has AVX-512 F, BW, VL and DQ, AVX2 and FMA.
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => unsafe { avx512::run(kernel) },
+            _ => kernel.run::<ScalarLanes>(),
         }
     }
 }

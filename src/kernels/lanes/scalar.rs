@@ -27,6 +27,8 @@ impl ScalarLanes {
 }
 
 impl Lanes for ScalarLanes {
+    const TILE_GROUPS: usize = 1;
+
     #[inline(always)]
     fn splat(value: f32) -> Self {
         ScalarLanes([value; LANES])

@@ -1,0 +1,189 @@
+//! The lanes in two 256-bit registers.
+
+use std::arch::x86_64::*;
+
+use super::{LANES, LaneKernel, Lanes};
+
+/// Sixteen lanes in two ymm registers: 0..8 and 8..16.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2Lanes(__m256, __m256);
+
+/// Runs a kernel compiled for AVX2 and FMA.
+#[target_feature(enable = "avx2,fma")]
+pub(crate) fn run(kernel: impl LaneKernel) {
+    kernel.run::<Avx2Lanes>();
+}
+
+/// An expression of register-only intrinsics.
+macro_rules! avx2 {
+    ($expression:expr) => {
+        // SAFETY: these intrinsics touch registers only and need AVX2 or FMA, which the CPU has: `Avx2Lanes` is only
+        // used inside `run` (see `Lanes`).
+        unsafe { $expression }
+    };
+}
+
+/// The masks of the first `count` of 16 lanes: all ones in the lanes that count.
+#[inline(always)]
+fn first(count: usize) -> (__m256i, __m256i) {
+    debug_assert!(count <= LANES);
+    avx2!({
+        let count = _mm256_set1_epi32(count as i32);
+        let low = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+        let high = _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15);
+        (_mm256_cmpgt_epi32(count, low), _mm256_cmpgt_epi32(count, high))
+    })
+}
+
+#[inline(always)]
+fn fold(lanes: Avx2Lanes, f: impl Fn(__m128, __m128) -> __m128) -> f32 {
+    avx2!({
+        let (a, b) = (_mm256_castps256_ps128(lanes.0), _mm256_extractf128_ps::<1>(lanes.0));
+        let (c, d) = (_mm256_castps256_ps128(lanes.1), _mm256_extractf128_ps::<1>(lanes.1));
+        let four = f(f(a, c), f(b, d));
+        let two = f(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(f(two, _mm_shuffle_ps::<1>(two, two)))
+    })
+}
+
+impl Lanes for Avx2Lanes {
+    const TILE_GROUPS: usize = 1;
+
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        let value = avx2!(_mm256_set1_ps(value));
+        Avx2Lanes(value, value)
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller promises 16 readable values; for the instruction set see `Lanes`.
+        unsafe { Avx2Lanes(_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, count: usize, fill: f32) -> Self {
+        let (low, high) = first(count);
+        let fill = avx2!(_mm256_set1_ps(fill));
+        // SAFETY: the caller promises `count` readable values; masked lanes are not touched in memory, and the
+        // address of the upper eight is only computed, wrapping, when none of them counts.
+        unsafe {
+            let a = _mm256_maskload_ps(from, low);
+            let b = _mm256_maskload_ps(from.wrapping_add(8), high);
+            Avx2Lanes(
+                _mm256_blendv_ps(fill, a, _mm256_castsi256_ps(low)),
+                _mm256_blendv_ps(fill, b, _mm256_castsi256_ps(high)),
+            )
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller promises 16 writable values.
+        unsafe {
+            _mm256_storeu_ps(to, self.0);
+            _mm256_storeu_ps(to.add(8), self.1);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, count: usize) {
+        let (low, high) = first(count);
+        // SAFETY: the caller promises `count` writable values; masked lanes are not touched in memory, and the
+        // address of the upper eight is only computed, wrapping, when none of them counts.
+        unsafe {
+            _mm256_maskstore_ps(to, low, self.0);
+            _mm256_maskstore_ps(to.wrapping_add(8), high, self.1);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_u8(self, offset: i32, to: *mut u8) {
+        // A NaN converts to the smallest i32 and is clamped to 0: packing saturates to i16 and then to u8.
+        let q = avx2!({
+            let offset = _mm256_set1_epi32(offset);
+            let a = _mm256_add_epi32(_mm256_cvtps_epi32(self.0), offset);
+            let b = _mm256_add_epi32(_mm256_cvtps_epi32(self.1), offset);
+            // Packs within 128-bit halves: quarters a0 b0 a1 b1, put back in order.
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(a, b));
+            _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words))
+        });
+        // SAFETY: the caller promises 16 writable bytes.
+        unsafe { _mm_storeu_si128(to.cast(), q) }
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        avx2!(Avx2Lanes(_mm256_add_ps(self.0, other.0), _mm256_add_ps(self.1, other.1)))
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        avx2!(Avx2Lanes(_mm256_sub_ps(self.0, other.0), _mm256_sub_ps(self.1, other.1)))
+    }
+
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        avx2!(Avx2Lanes(_mm256_mul_ps(self.0, other.0), _mm256_mul_ps(self.1, other.1)))
+    }
+
+    #[inline(always)]
+    fn div(self, other: Self) -> Self {
+        avx2!(Avx2Lanes(_mm256_div_ps(self.0, other.0), _mm256_div_ps(self.1, other.1)))
+    }
+
+    #[inline(always)]
+    fn mul_add(self, factor: Self, addend: Self) -> Self {
+        avx2!(Avx2Lanes(_mm256_fmadd_ps(self.0, factor.0, addend.0), _mm256_fmadd_ps(self.1, factor.1, addend.1)))
+    }
+
+    #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        avx2!(Avx2Lanes(_mm256_min_ps(self.0, other.0), _mm256_min_ps(self.1, other.1)))
+    }
+
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        avx2!(Avx2Lanes(_mm256_max_ps(self.0, other.0), _mm256_max_ps(self.1, other.1)))
+    }
+
+    #[inline(always)]
+    fn round(self) -> Self {
+        const NEAREST: i32 = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+        avx2!(Avx2Lanes(_mm256_round_ps::<NEAREST>(self.0), _mm256_round_ps::<NEAREST>(self.1)))
+    }
+
+    #[inline(always)]
+    fn exp2_integer(self) -> Self {
+        avx2!({
+            let bias = _mm256_set1_epi32(127);
+            let a = _mm256_add_epi32(_mm256_cvtps_epi32(self.0), bias);
+            let b = _mm256_add_epi32(_mm256_cvtps_epi32(self.1), bias);
+            Avx2Lanes(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(a)), _mm256_castsi256_ps(_mm256_slli_epi32::<23>(b)))
+        })
+    }
+
+    #[inline(always)]
+    fn if_below(self, limit: Self, then: Self, otherwise: Self) -> Self {
+        avx2!({
+            let a = _mm256_cmp_ps::<_CMP_LT_OQ>(self.0, limit.0);
+            let b = _mm256_cmp_ps::<_CMP_LT_OQ>(self.1, limit.1);
+            Avx2Lanes(_mm256_blendv_ps(otherwise.0, then.0, a), _mm256_blendv_ps(otherwise.1, then.1, b))
+        })
+    }
+
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        fold(self, |a, b| avx2!(_mm_add_ps(a, b)))
+    }
+
+    #[inline(always)]
+    fn min_lane(self) -> f32 {
+        fold(self, |a, b| avx2!(_mm_min_ps(a, b)))
+    }
+
+    #[inline(always)]
+    fn max_lane(self) -> f32 {
+        fold(self, |a, b| avx2!(_mm_max_ps(a, b)))
+    }
+}

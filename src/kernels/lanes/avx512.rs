@@ -1,0 +1,156 @@
+//! The lanes in one 512-bit register.
+
+use std::arch::x86_64::*;
+
+use super::{LANES, LaneKernel, Lanes};
+
+/// Sixteen lanes in a zmm register.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512Lanes(__m512);
+
+/// Runs a kernel compiled for AVX-512.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]
+pub(crate) fn run(kernel: impl LaneKernel) {
+    kernel.run::<Avx512Lanes>();
+}
+
+/// An expression of register-only intrinsics.
+macro_rules! avx512 {
+    ($expression:expr) => {
+        // SAFETY: these intrinsics touch registers only and need AVX-512, which the CPU has: `Avx512Lanes` is only
+        // used inside `run` (see `Lanes`).
+        unsafe { $expression }
+    };
+}
+
+/// The mask of the first `count` lanes.
+#[inline(always)]
+fn first(count: usize) -> __mmask16 {
+    debug_assert!(count <= LANES);
+    ((1u32 << count) - 1) as __mmask16
+}
+
+#[inline(always)]
+fn fold(lanes: __m512, f: impl Fn(__m128, __m128) -> __m128) -> f32 {
+    avx512!({
+        let (a, b) = (_mm512_extractf32x4_ps::<0>(lanes), _mm512_extractf32x4_ps::<1>(lanes));
+        let (c, d) = (_mm512_extractf32x4_ps::<2>(lanes), _mm512_extractf32x4_ps::<3>(lanes));
+        let four = f(f(a, c), f(b, d));
+        let two = f(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(f(two, _mm_shuffle_ps::<1>(two, two)))
+    })
+}
+
+impl Lanes for Avx512Lanes {
+    const TILE_GROUPS: usize = 4;
+
+    #[inline(always)]
+    fn splat(value: f32) -> Self {
+        Avx512Lanes(avx512!(_mm512_set1_ps(value)))
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        // SAFETY: the caller promises 16 readable values; for the instruction set see `Lanes`.
+        Avx512Lanes(unsafe { _mm512_loadu_ps(from) })
+    }
+
+    #[inline(always)]
+    unsafe fn load_first(from: *const f32, count: usize, fill: f32) -> Self {
+        // SAFETY: the caller promises `count` readable values; masked lanes are not touched in memory.
+        Avx512Lanes(unsafe { _mm512_mask_loadu_ps(_mm512_set1_ps(fill), first(count), from) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        // SAFETY: the caller promises 16 writable values.
+        unsafe { _mm512_storeu_ps(to, self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_first(self, to: *mut f32, count: usize) {
+        // SAFETY: the caller promises `count` writable values; masked lanes are not touched in memory.
+        unsafe { _mm512_mask_storeu_ps(to, first(count), self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_u8(self, offset: i32, to: *mut u8) {
+        // A NaN converts to the smallest i32 and is clamped to 0.
+        let q = avx512!({
+            let q = _mm512_add_epi32(_mm512_cvtps_epi32(self.0), _mm512_set1_epi32(offset));
+            _mm512_cvtusepi32_epi8(_mm512_max_epi32(q, _mm512_setzero_si512()))
+        });
+        // SAFETY: the caller promises 16 writable bytes.
+        unsafe { _mm_storeu_si128(to.cast(), q) }
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        Avx512Lanes(avx512!(_mm512_add_ps(self.0, other.0)))
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        Avx512Lanes(avx512!(_mm512_sub_ps(self.0, other.0)))
+    }
+
+    #[inline(always)]
+    fn mul(self, other: Self) -> Self {
+        Avx512Lanes(avx512!(_mm512_mul_ps(self.0, other.0)))
+    }
+
+    #[inline(always)]
+    fn div(self, other: Self) -> Self {
+        Avx512Lanes(avx512!(_mm512_div_ps(self.0, other.0)))
+    }
+
+    #[inline(always)]
+    fn mul_add(self, factor: Self, addend: Self) -> Self {
+        Avx512Lanes(avx512!(_mm512_fmadd_ps(self.0, factor.0, addend.0)))
+    }
+
+    #[inline(always)]
+    fn min(self, other: Self) -> Self {
+        Avx512Lanes(avx512!(_mm512_min_ps(self.0, other.0)))
+    }
+
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        Avx512Lanes(avx512!(_mm512_max_ps(self.0, other.0)))
+    }
+
+    #[inline(always)]
+    fn round(self) -> Self {
+        Avx512Lanes(avx512!(_mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0)))
+    }
+
+    #[inline(always)]
+    fn exp2_integer(self) -> Self {
+        Avx512Lanes(avx512!({
+            let exponent = _mm512_add_epi32(_mm512_cvtps_epi32(self.0), _mm512_set1_epi32(127));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent))
+        }))
+    }
+
+    #[inline(always)]
+    fn if_below(self, limit: Self, then: Self, otherwise: Self) -> Self {
+        Avx512Lanes(avx512!({
+            _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, limit.0), otherwise.0, then.0)
+        }))
+    }
+
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        fold(self.0, |a, b| avx512!(_mm_add_ps(a, b)))
+    }
+
+    #[inline(always)]
+    fn min_lane(self) -> f32 {
+        fold(self.0, |a, b| avx512!(_mm_min_ps(a, b)))
+    }
+
+    #[inline(always)]
+    fn max_lane(self) -> f32 {
+        fold(self.0, |a, b| avx512!(_mm_max_ps(a, b)))
+    }
+}

@@ -1,0 +1,111 @@
+//! The innermost loops of the integer GEMM, one file per instruction set, behind [`Microkernel`].
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx512_vnni;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod avx_vnni;
+pub(crate) mod scalar;
+
+use super::isa::Isa;
+
+/// Most rows of a register tile: 6 x 64 sums fill 24 of 32 zmm, 6 x 16 fill 12 of 16 ymm, and the rest holds inputs.
+pub(crate) const MAX_ROWS: usize = 6;
+
+/// How weights lie in memory: panels of `columns` output channels, `[n / columns][k / group][columns][group]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Layout {
+    /// Output channels of a panel.
+    pub columns: usize,
+    /// Neighbouring `k` of one channel that lie together: what one multiply instruction sums.
+    pub group: usize,
+}
+
+impl Layout {
+    /// The layout of the kernel that serves `isa`.
+    pub(crate) fn of(isa: Isa) -> Layout {
+        match isa {
+            Isa::Scalar => scalar::Scalar::LAYOUT,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::Avx2::LAYOUT,
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => avx_vnni::AvxVnni::LAYOUT,
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => avx512_vnni::Avx512Vnni::LAYOUT,
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => scalar::Scalar::LAYOUT,
+        }
+    }
+}
+
+/// Where a strip writes: rows `stride` apart.
+#[derive(Clone, Copy)]
+pub(crate) enum Out {
+    /// The sums `sum over k of (qa - za) qw`.
+    Sums(*mut i32),
+    /// `fma(sum as f32, row scale * column scale, bias)`.
+    Floats(*mut f32),
+}
+
+/// Up to [`MAX_ROWS`] rows of activations against up to `columns` neighbouring output channels.
+#[derive(Clone, Copy)]
+pub(crate) struct Strip {
+    /// First activation row: `depth` bytes each, one after another.
+    pub rows: *const u8,
+    /// Values in a row, `k` rounded up to a multiple of 4.
+    pub depth: usize,
+    /// Zero point of each row.
+    pub zero_point: *const i32,
+    /// Scale of each row.
+    pub row_scale: *const f32,
+    /// First panel; the others follow, `depth * LAYOUT.columns` bytes each.
+    pub panels: *const i8,
+    /// Minus the sum over `k` of each channel, for whole panels.
+    pub minus_column_sum: *const i32,
+    /// Scale of each channel, for whole panels.
+    pub column_scale: *const f32,
+    /// Bias of each channel, for whole panels.
+    pub bias: *const f32,
+    /// Channels to write; a last panel may be needed in part.
+    pub columns: usize,
+    /// First output.
+    pub out: Out,
+    /// Outputs from one row to the next.
+    pub out_stride: usize,
+}
+
+impl Strip {
+    /// The part of the strip from channel `j`, a multiple of `LAYOUT.columns`, on.
+    #[inline(always)]
+    pub(crate) fn skip_columns(self, j: usize) -> Strip {
+        debug_assert!(j < self.columns);
+        // Wrapping additions: the callee's promise about the whole strip makes them stay inside their slices.
+        Strip {
+            panels: self.panels.wrapping_add(j * self.depth),
+            minus_column_sum: self.minus_column_sum.wrapping_add(j),
+            column_scale: self.column_scale.wrapping_add(j),
+            bias: self.bias.wrapping_add(j),
+            columns: self.columns - j,
+            out: match self.out {
+                Out::Sums(out) => Out::Sums(out.wrapping_add(j)),
+                Out::Floats(out) => Out::Floats(out.wrapping_add(j)),
+            },
+            ..self
+        }
+    }
+}
+
+/// The integer kernel of one instruction set.
+pub(crate) trait Microkernel {
+    /// The weight layout it reads.
+    const LAYOUT: Layout;
+
+    /// Computes `M` rows of a strip, 1 to [`MAX_ROWS`].
+    ///
+    /// # Safety
+    /// The CPU has the instruction set, and the pointers of the strip are good for what their docs say: `M` rows of
+    /// `depth` bytes, `M` zero points and scales, as many whole panels as `columns` needs with their sums, scales and
+    /// biases, and `columns` writable outputs in each of `M` rows.
+    unsafe fn strip<const M: usize>(strip: &Strip);
+}
