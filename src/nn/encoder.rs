@@ -4,10 +4,12 @@ use candle_core::{Result, Tensor};
 
 use crate::architectures::{Activation, Encoder, EncoderNames, EncoderSpec, EncoderWorkspace, LayerNames, RaggedBatch};
 
+use crate::checkpoint::{CheckpointError, Weights};
+
 use super::attention::SelfAttention;
 use super::embedding::Embeddings;
 use super::norm::LayerNorm;
-use super::{Linear, Parameters};
+use super::{Linear, Parameters, Precision, Stored};
 
 /// A post-norm transformer encoder made of candle tensors.
 #[derive(Clone, Debug)]
@@ -19,14 +21,30 @@ pub struct CandleEncoder {
 }
 
 impl CandleEncoder {
-    /// Takes every weight that `names` lists from `parameters`. A batch runs on `threads` threads.
+    /// The encoder of a model folder in f32; weights stored in int8 are widened. A batch runs on `threads` threads.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] naming a weight that is missing or has another shape.
+    ///
+    /// # Panics
+    /// When `threads` is 0.
+    pub fn load(
+        spec: &EncoderSpec,
+        names: &EncoderNames,
+        weights: &mut Weights,
+        threads: usize,
+    ) -> std::result::Result<Self, CheckpointError> {
+        Self::build(spec, names, &mut Stored::new(weights, Precision::Float), threads)
+    }
+
+    /// The encoder whose tensors `parameters` hands out, in the precision it chooses.
     ///
     /// # Errors
     /// As [`Parameters::tensor`] and [`Parameters::linear`].
     ///
     /// # Panics
     /// When `threads` is 0.
-    pub fn load<P: Parameters>(
+    pub fn build<P: Parameters>(
         spec: &EncoderSpec,
         names: &EncoderNames,
         parameters: &mut P,
@@ -34,11 +52,8 @@ impl CandleEncoder {
     ) -> std::result::Result<Self, P::Error> {
         assert!(threads > 0, "an encoder needs at least one thread");
         let embeddings = Embeddings::load(spec, names, parameters)?;
-        let layers = names
-            .layers
-            .iter()
-            .map(|layer| Layer::load(spec, layer, parameters))
-            .collect::<std::result::Result<_, _>>()?;
+        let layers = names.layers.iter().map(|layer| Layer::load(spec, layer, parameters));
+        let layers = layers.collect::<std::result::Result<_, _>>()?;
         Ok(CandleEncoder { spec: spec.clone(), embeddings, layers, threads })
     }
 

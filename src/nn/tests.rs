@@ -85,7 +85,7 @@ impl Parameters for RandomVariables {
 
 fn model(spec: &EncoderSpec, threads: usize) -> (CandleEncoder, Vec<(String, Var)>) {
     let mut parameters = RandomVariables { random: Random(7), variables: Vec::new() };
-    let encoder = CandleEncoder::load(spec, &names(spec), &mut parameters, threads).unwrap();
+    let encoder = CandleEncoder::build(spec, &names(spec), &mut parameters, threads).unwrap();
     (encoder, parameters.variables)
 }
 

@@ -216,7 +216,7 @@ mod tests {
             }));
             chunks(&starts).collect::<Vec<_>>()
         };
-        assert_eq!(cut(&[]), []);
+        assert!(cut(&[]).is_empty());
         assert_eq!(cut(&[1]), [0..1]);
         assert_eq!(cut(&[500]), [0..1]);
         assert_eq!(cut(&[100, 100, 56, 1]), [0..3, 3..4]);
