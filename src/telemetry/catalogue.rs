@@ -34,10 +34,13 @@ impl Definition {
     }
 }
 
+/// Names and values of the labels of one series.
+type Labels = Vec<(&'static str, String)>;
+
 /// One metric with all its series.
 pub(super) struct Labelled<M> {
     labels: &'static [&'static str],
-    family: Family<Vec<(&'static str, String)>, M, fn() -> M>,
+    family: Family<Labels, M, fn() -> M>,
 }
 
 impl<M: Clone> Labelled<M> {

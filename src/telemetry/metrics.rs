@@ -264,12 +264,14 @@ impl Metrics {
         sequences.iter().for_each(|tokens| lengths.observe(*tokens as f64));
     }
 
-    /// One classified input: its best label and that label's score.
-    pub fn prediction(&self, model: &str, label: &str, score: f32) {
+    /// One classified input: its best label, and that label's score when it is a probability.
+    pub fn prediction(&self, model: &str, label: &str, confidence: Option<f32>) {
         let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
         let known = models.get(model).is_some_and(|m| m.labels.iter().any(|l| l == label));
         self.families.predictions.with(&[model, if known { label } else { OTHER }]).inc();
-        self.families.confidence.with(&[model]).observe(f64::from(score));
+        if let Some(confidence) = confidence {
+            self.families.confidence.with(&[model]).observe(f64::from(confidence));
+        }
     }
 
     /// A request that failed on NaN or infinity.

@@ -1,0 +1,393 @@
+//! The handle that callers hold.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, Semaphore, watch};
+use tokio::task::{JoinError, spawn_blocking};
+
+use crate::config::BatchingSettings;
+use crate::pipelines::{
+    Classification, ClassifyInput, ClassifyOptions, EmbedOptions, Embedding, Model, OutputActivation, Pipeline,
+    PipelineError, Prepared, Row, Task,
+};
+use crate::telemetry::{InFlightGuard, Metrics, Stage};
+
+use super::batcher::Limits;
+use super::job::{Computed, Job, JobSpec};
+use super::queue::Queue;
+use super::registry::facts;
+use super::worker::Worker;
+use super::{Answer, DrainReport, EngineError, Registry, RequestContext};
+
+/// Requests that are tokenized at a time, for each compute thread. More than one, so that a long text does not hold
+/// up short ones; few, so that the memory for half-tokenized texts is bounded.
+const TOKENIZING_PER_THREAD: usize = 4;
+
+/// Rows that `finish` turns into outputs on the async thread; more go to a blocking thread.
+const INLINE_ROWS: usize = 64;
+
+/// After the time limit of a drain: how long callers have to notice.
+const CLOSING: Duration = Duration::from_secs(1);
+
+/// How an engine runs.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// Compute threads, at least 1.
+    pub threads: usize,
+    /// Name of the kernels' instruction set, for metrics.
+    pub isa: &'static str,
+    /// How requests share a run.
+    pub batching: BatchingSettings,
+}
+
+/// Runs requests on the loaded models. Cheap to clone; the compute threads stop with the last clone.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    registry: Registry,
+    metrics: Arc<Metrics>,
+    queue: Arc<Queue>,
+    tokenizing: Arc<Semaphore>,
+    phase: watch::Sender<Phase>,
+    /// Calls of `run` that have not ended.
+    active: AtomicUsize,
+    /// Notified when `active` becomes 0.
+    inactive: Notify,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd)]
+enum Phase {
+    /// Everything is welcome.
+    Open,
+    /// What is inside may finish.
+    Draining,
+    /// Nothing is computed any more.
+    Closed,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}
+
+/// Counts a call of `run` until it ends, in whatever way.
+struct Active {
+    shared: Arc<Shared>,
+    _in_flight: InFlightGuard,
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        if self.shared.active.fetch_sub(1, Ordering::SeqCst) == 1 {
+            self.shared.inactive.notify_waiters();
+        }
+    }
+}
+
+/// Takes a request out of the engine when its caller goes away.
+struct Ticket<'a> {
+    queue: &'a Queue,
+    job: Arc<Job>,
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        if self.job.abandon() {
+            self.queue.remove(&self.job);
+        }
+    }
+}
+
+impl Engine {
+    /// Starts the compute threads and makes the metrics of every model.
+    ///
+    /// # Panics
+    /// When the operating system refuses a thread.
+    pub fn start(registry: Registry, options: EngineOptions, metrics: Arc<Metrics>) -> Engine {
+        let EngineOptions { threads, isa, batching } = options;
+        let threads = threads.max(1);
+        let max_batch_tokens = batching.max_batch_tokens;
+        let limits = Limits { max_batch_tokens, max_wait: Duration::from_micros(batching.max_wait_us) };
+        let queue = Queue::new(limits, batching.max_queue_tokens, threads, metrics.clone());
+        for model in registry.models() {
+            metrics.add_model(&facts(model, isa));
+            metrics.set_model_ready(&model.info.id, true);
+        }
+        for index in 0..threads {
+            let (registry, queue, metrics) = (registry.clone(), queue.clone(), metrics.clone());
+            let worker = Worker { registry, queue, metrics, max_batch_tokens };
+            let thread = std::thread::Builder::new().name(format!("octet-compute-{index}"));
+            thread.spawn(move || worker.run()).expect("the operating system gives the process its compute threads");
+        }
+        let shared = Shared {
+            registry,
+            metrics,
+            queue,
+            tokenizing: Arc::new(Semaphore::new(threads * TOKENIZING_PER_THREAD)),
+            phase: watch::Sender::new(Phase::Open),
+            active: AtomicUsize::new(0),
+            inactive: Notify::new(),
+        };
+        Engine { shared: Arc::new(shared) }
+    }
+
+    /// The loaded models.
+    pub fn registry(&self) -> &Registry {
+        &self.shared.registry
+    }
+
+    /// Whether requests are welcome.
+    pub fn is_ready(&self) -> bool {
+        *self.shared.phase.borrow() == Phase::Open
+    }
+
+    /// Labels texts with `model`, or with the default model of the task.
+    ///
+    /// # Errors
+    /// Any [`EngineError`].
+    pub async fn classify(
+        &self,
+        model: Option<&str>,
+        inputs: Vec<ClassifyInput>,
+        options: ClassifyOptions,
+        request: RequestContext,
+    ) -> Result<Answer<Classification>, EngineError> {
+        let (model, pipeline) = self.find(model, Task::Classify, &request, |m| m.classifier.clone())?;
+        let is_probability = options.activation != Some(OutputActivation::None);
+        let answer = self.run(&model, Task::Classify, pipeline, inputs, options, request).await?;
+        for best in answer.outputs.iter().map(Classification::best) {
+            let confidence = is_probability.then_some(best.score).filter(|c| (0.0..=1.0).contains(c));
+            self.shared.metrics.prediction(&model.info.id, &best.label, confidence);
+        }
+        Ok(answer)
+    }
+
+    /// Turns texts into vectors with `model`, or with the default model of the task.
+    ///
+    /// # Errors
+    /// Any [`EngineError`].
+    pub async fn embed(
+        &self,
+        model: Option<&str>,
+        inputs: Vec<String>,
+        options: EmbedOptions,
+        request: RequestContext,
+    ) -> Result<Answer<Embedding>, EngineError> {
+        let (model, pipeline) = self.find(model, Task::Embed, &request, |m| m.embedder.clone())?;
+        self.run(&model, Task::Embed, pipeline, inputs, options, request).await
+    }
+
+    /// Runs one request of any pipeline of `model`.
+    ///
+    /// Dropping the future gives the request up: it leaves the queue at once, and what no thread has begun is never
+    /// computed.
+    ///
+    /// # Errors
+    /// Any [`EngineError`] but those of finding a model.
+    pub async fn run<P: Pipeline>(
+        &self,
+        model: &Arc<Model>,
+        task: Task,
+        pipeline: Arc<P>,
+        inputs: Vec<P::Input>,
+        options: P::Options,
+        request: RequestContext,
+    ) -> Result<Answer<P::Output>, EngineError> {
+        let record = request.record.clone();
+        record.set_target(&model.info.id, task.name());
+        let deadline = request.deadline;
+        let work = async {
+            let _active = self.enter(&model.info.id)?;
+            let mut phase = self.shared.phase.subscribe();
+            let compute = self.compute(model, task, pipeline, inputs, options, request);
+            tokio::select! {
+                biased;
+                answer = compute => answer,
+                _ = phase.wait_for(|phase| *phase == Phase::Closed) => Err(EngineError::Draining),
+                () = until(deadline) => Err(EngineError::Deadline),
+            }
+        };
+        let answer = work.await;
+        if let Err(error) = &answer {
+            if let Some(reason) = error.rejection() {
+                record.reject(reason);
+            }
+            if matches!(error, EngineError::Input(PipelineError::NotFinite { .. })) {
+                self.shared.metrics.nonfinite_output(&model.info.id);
+            }
+        }
+        answer
+    }
+
+    /// Refuses new requests, lets the others finish for at most `limit`, and answers the rest with
+    /// [`EngineError::Draining`].
+    pub async fn drain(&self, limit: Duration) -> DrainReport {
+        let shared = &self.shared;
+        shared.phase.send_if_modified(|phase| {
+            let open = *phase == Phase::Open;
+            *phase = if open { Phase::Draining } else { *phase };
+            open
+        });
+        for model in shared.registry.models() {
+            shared.metrics.set_model_ready(&model.info.id, false);
+        }
+        let before = shared.active.load(Ordering::SeqCst);
+        let all_done = tokio::time::timeout(limit, self.inactive()).await.is_ok();
+        let refused = if all_done { 0 } else { shared.active.load(Ordering::SeqCst) };
+        shared.phase.send_replace(Phase::Closed);
+        shared.queue.close();
+        // Callers notice as soon as they are polled; one that is never polled must not hold up the shutdown.
+        let _ = tokio::time::timeout(CLOSING, self.inactive()).await;
+        DrainReport { finished: before.saturating_sub(refused), refused }
+    }
+
+    /// Waits until no call of `run` is active.
+    async fn inactive(&self) {
+        loop {
+            let notified = self.shared.inactive.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            if self.shared.active.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
+
+    /// The model and its pipeline for `task`.
+    fn find<P>(
+        &self,
+        model: Option<&str>,
+        task: Task,
+        request: &RequestContext,
+        pipeline: impl Fn(&Model) -> Option<Arc<P>>,
+    ) -> Result<(Arc<Model>, Arc<P>), EngineError> {
+        let found = self.shared.registry.resolve(model, task);
+        let found = found.inspect_err(|e| e.rejection().into_iter().for_each(|r| request.record.reject(r)))?;
+        let pipeline = pipeline(found).expect("a model that offers a task has its pipeline");
+        Ok((found.clone(), pipeline))
+    }
+
+    /// Counts a call of `run`, unless the engine is shutting down.
+    fn enter(&self, model: &str) -> Result<Active, EngineError> {
+        self.shared.active.fetch_add(1, Ordering::SeqCst);
+        let active = Active { shared: self.shared.clone(), _in_flight: self.shared.metrics.in_flight(model) };
+        if self.is_ready() { Ok(active) } else { Err(EngineError::Draining) }
+    }
+
+    async fn compute<P: Pipeline>(
+        &self,
+        model: &Arc<Model>,
+        task: Task,
+        pipeline: Arc<P>,
+        inputs: Vec<P::Input>,
+        options: P::Options,
+        request: RequestContext,
+    ) -> Result<Answer<P::Output>, EngineError> {
+        let RequestContext { record, deadline } = request;
+        if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Err(EngineError::Deadline);
+        }
+        self.shared.queue.check_room()?;
+        let Prepared { sequences, state } = self.prepare(model, pipeline.clone(), inputs, options.clone()).await?;
+        let lengths: Vec<usize> = sequences.iter().map(|s| s.len()).collect();
+        let truncated = sequences.iter().filter(|s| s.truncated).count();
+        let computed = if sequences.is_empty() {
+            let now = Instant::now();
+            Stage::ALL.into_iter().for_each(|stage| record.end_stage(stage, now));
+            Computed { rows: Vec::new(), batch_inputs: 0 }
+        } else {
+            let sequence_model = pipeline.model();
+            let encoder = self.shared.registry.encoder_index(&sequence_model.encoder).ok_or_else(|| {
+                let reason = format!("the pipeline's encoder belongs to no loaded model, model {:?}", model.info.id);
+                EngineError::Backend { reason }
+            })?;
+            let head = sequence_model.head.clone();
+            let model = model.info.id.clone();
+            self.rows(JobSpec { model, encoder, head, sequences, deadline, record: record.clone() }).await?
+        };
+        let outputs = self.finish(model, pipeline, state, computed.rows, options).await?;
+        let finished = Instant::now();
+        let timing = record.timing(finished).expect("every stage of a computed request has ended");
+        self.shared.metrics.answered(&model.info.id, task.name(), outputs.len(), &lengths, truncated);
+        Ok(Answer {
+            outputs,
+            model: model.clone(),
+            tokens: lengths.iter().sum(),
+            truncated,
+            batch_inputs: computed.batch_inputs,
+            timing,
+        })
+    }
+
+    /// Tokenizes on a blocking thread, a few requests at a time; not at all when the queue is full anyway.
+    async fn prepare<P: Pipeline>(
+        &self,
+        model: &Model,
+        pipeline: Arc<P>,
+        inputs: Vec<P::Input>,
+        options: P::Options,
+    ) -> Result<Prepared<P::State>, EngineError> {
+        self.shared.queue.check_room()?;
+        let permit = self.shared.tokenizing.clone().acquire_owned().await.map_err(|_| EngineError::Draining)?;
+        self.shared.queue.check_room()?;
+        let prepared = spawn_blocking(move || {
+            let _permit = permit;
+            pipeline.prepare(inputs, &options)
+        });
+        Ok(prepared.await.map_err(|e| self.lost(model, "prepare", e))??)
+    }
+
+    /// Waits in line and for the compute threads.
+    async fn rows(&self, spec: JobSpec) -> Result<Computed, EngineError> {
+        let (job, answer) = Job::new(spec);
+        let ticket = Ticket { queue: &self.shared.queue, job: job.clone() };
+        self.shared.queue.submit(job, Instant::now())?;
+        let computed = answer.await;
+        drop(ticket);
+        computed.unwrap_or_else(|_| Err(EngineError::Backend { reason: "the answer was lost".to_string() }))
+    }
+
+    /// Rows → outputs; on a blocking thread when there are many.
+    async fn finish<P: Pipeline>(
+        &self,
+        model: &Model,
+        pipeline: Arc<P>,
+        state: P::State,
+        rows: Vec<Row>,
+        options: P::Options,
+    ) -> Result<Vec<P::Output>, EngineError> {
+        if rows.len() > INLINE_ROWS {
+            let outputs = spawn_blocking(move || pipeline.finish(state, rows, &options));
+            return Ok(outputs.await.map_err(|e| self.lost(model, "finish", e))??);
+        }
+        match catch_unwind(AssertUnwindSafe(|| pipeline.finish(state, rows, &options))) {
+            Ok(outputs) => Ok(outputs?),
+            Err(_) => Err(self.panicked(model, "finish")),
+        }
+    }
+
+    fn lost(&self, model: &Model, stage: &str, error: JoinError) -> EngineError {
+        if error.is_panic() { self.panicked(model, stage) } else { EngineError::Draining }
+    }
+
+    fn panicked(&self, model: &Model, stage: &str) -> EngineError {
+        self.shared.metrics.panic_caught(&model.info.id);
+        EngineError::Backend { reason: format!("panic in {stage}, model {:?}", model.info.id) }
+    }
+}
+
+/// Sleeps until `deadline`, for ever when there is none.
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}

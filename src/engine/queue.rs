@@ -1,0 +1,241 @@
+//! The line of accepted requests, bounded in tokens. Full is an answer, and so is closed.
+//!
+//! A request is admitted as a whole or not at all. It is charged for its waiting tokens, but for no more than half
+//! of the bound: so the largest request that the server reads still fits into an empty queue, and while it waits
+//! there is room for others. The lock is held for bookkeeping only, never while anything is computed.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::telemetry::{Metrics, Stage, Trigger};
+
+use super::EngineError;
+use super::batcher::{Limits, Picks, Plan, Threads, Waiting, plan};
+use super::job::{Job, Portion};
+
+/// Bounds for [`EngineError::Overloaded`]'s advice.
+const RETRY_AFTER: std::ops::RangeInclusive<f64> = 1.0..=60.0;
+
+/// Weight of the newest batch in the measured speed.
+const SPEED_SMOOTHING: f64 = 0.2;
+
+pub(super) struct Queue {
+    limits: Limits,
+    max_tokens: usize,
+    threads: usize,
+    metrics: Arc<Metrics>,
+    state: Mutex<State>,
+    /// Signalled when there may be work, or the queue was closed.
+    work: Condvar,
+}
+
+struct State {
+    line: VecDeque<Entry>,
+    /// What the requests in line are charged for, in tokens.
+    charged: usize,
+    /// Tokens in line.
+    tokens: usize,
+    busy: usize,
+    closed: bool,
+    /// Tokens per second of one thread, measured; 0 before the first batch.
+    speed: f64,
+}
+
+struct Entry {
+    job: Arc<Job>,
+    since: Instant,
+    /// The first sequence that no thread has taken.
+    next: usize,
+    /// Tokens of the sequences from there on.
+    tokens: usize,
+}
+
+impl Entry {
+    fn lengths(&self) -> &[usize] {
+        &self.job.lengths[self.next..]
+    }
+}
+
+/// Sequences for one run of one encoder. The thread that took it counts as busy until it is dropped.
+pub(super) struct Batch {
+    queue: Arc<Queue>,
+    started: Instant,
+    /// Position in the registry.
+    pub encoder: usize,
+    /// By request.
+    pub portions: Vec<Portion>,
+    /// Tokens that were really computed, for the measured speed; set by the worker.
+    pub computed_tokens: usize,
+    /// Why it runs now.
+    pub trigger: Trigger,
+}
+
+impl Drop for Batch {
+    fn drop(&mut self) {
+        let speed = self.computed_tokens as f64 / self.started.elapsed().as_secs_f64().max(1e-6);
+        let mut state = self.queue.state();
+        state.busy -= 1;
+        if self.computed_tokens == 0 {
+            return;
+        }
+        state.speed = match state.speed {
+            0.0 => speed,
+            old => old + SPEED_SMOOTHING * (speed - old),
+        };
+    }
+}
+
+impl Queue {
+    pub(super) fn new(limits: Limits, max_tokens: usize, threads: usize, metrics: Arc<Metrics>) -> Arc<Self> {
+        let state = State { line: VecDeque::new(), charged: 0, tokens: 0, busy: 0, closed: false, speed: 0.0 };
+        Arc::new(Queue { limits, max_tokens, threads, metrics, state: Mutex::new(state), work: Condvar::new() })
+    }
+
+    /// Refuses early, before a request is tokenized, what could not be admitted anyway.
+    pub(super) fn check_room(&self) -> Result<(), EngineError> {
+        let state = self.state();
+        self.room_for(1, &state)
+    }
+
+    /// Puts a request at the end of the line.
+    ///
+    /// # Errors
+    /// [`EngineError::Overloaded`] when it does not fit, [`EngineError::Draining`] when the queue is closed.
+    pub(super) fn submit(&self, job: Arc<Job>, now: Instant) -> Result<(), EngineError> {
+        let tokens: usize = job.lengths.iter().sum();
+        let mut state = self.state();
+        if state.closed {
+            return Err(EngineError::Draining);
+        }
+        self.room_for(tokens, &state)?;
+        job.spec.record.end_stage(Stage::Tokenize, now);
+        self.metrics.queue_changed(&job.spec.model, job.lengths.len() as i64, tokens as i64);
+        state.charged += self.charge(tokens);
+        state.tokens += tokens;
+        state.line.push_back(Entry { job, since: now, next: 0, tokens });
+        drop(state);
+        self.work.notify_one();
+        Ok(())
+    }
+
+    /// Takes a request whose caller has gone, or that has failed, out of the line.
+    pub(super) fn remove(&self, job: &Arc<Job>) {
+        let mut state = self.state();
+        if let Some(at) = state.line.iter().position(|e| Arc::ptr_eq(&e.job, job)) {
+            self.remove_at(&mut state, at);
+        }
+    }
+
+    /// Waits for work; none when the queue is closed.
+    pub(super) fn take(self: &Arc<Self>) -> Option<Batch> {
+        let mut state = self.state();
+        loop {
+            if state.closed {
+                return None;
+            }
+            let now = Instant::now();
+            self.expire(&mut state, now);
+            let threads = Threads { idle: self.threads.saturating_sub(state.busy).max(1), busy: state.busy };
+            let waiting: Vec<_> = state
+                .line
+                .iter()
+                .map(|e| Waiting { encoder: e.job.spec.encoder, since: e.since, lengths: e.lengths() })
+                .collect();
+            let next = plan(&waiting, now, threads, &self.limits);
+            state = match next {
+                Plan::Run(picks) => {
+                    let batch = self.start(&mut state, picks, now);
+                    if !state.line.is_empty() {
+                        self.work.notify_one();
+                    }
+                    return Some(batch);
+                }
+                Plan::WaitUntil(time) => {
+                    let pause = time.saturating_duration_since(now);
+                    self.work.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0
+                }
+                Plan::Idle => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+
+    /// Admits and hands out nothing more, and answers every request in line with [`EngineError::Draining`].
+    pub(super) fn close(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        while !state.line.is_empty() {
+            let job = self.remove_at(&mut state, 0);
+            job.fail(EngineError::Draining);
+        }
+        drop(state);
+        self.work.notify_all();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn charge(&self, tokens: usize) -> usize {
+        tokens.min(self.max_tokens / 2)
+    }
+
+    fn room_for(&self, tokens: usize, state: &State) -> Result<(), EngineError> {
+        if state.line.is_empty() || state.charged + self.charge(tokens) <= self.max_tokens {
+            return Ok(());
+        }
+        let speed = state.speed * self.threads as f64;
+        let seconds = if speed > 0.0 { state.tokens as f64 / speed } else { 0.0 };
+        let seconds = seconds.ceil().clamp(*RETRY_AFTER.start(), *RETRY_AFTER.end());
+        Err(EngineError::Overloaded { retry_after: Duration::from_secs_f64(seconds) })
+    }
+
+    /// Answers requests whose deadline has passed.
+    fn expire(&self, state: &mut State, now: Instant) {
+        let mut at = 0;
+        while at < state.line.len() {
+            if state.line[at].job.spec.deadline.is_some_and(|deadline| deadline <= now) {
+                let job = self.remove_at(state, at);
+                job.fail(EngineError::Deadline);
+            } else {
+                at += 1;
+            }
+        }
+    }
+
+    /// Hands out the picked sequences; requests with more to come go to the end of the line.
+    fn start(self: &Arc<Self>, state: &mut State, picks: Picks, now: Instant) -> Batch {
+        let mut portions = Vec::with_capacity(picks.requests.len());
+        let mut unfinished = Vec::new();
+        for (at, count) in picks.requests.iter().rev() {
+            let mut entry = state.line.remove(*at).expect("a plan picks from the line");
+            let range = entry.next..entry.next + count;
+            let tokens: usize = entry.job.lengths[range.clone()].iter().sum();
+            self.metrics.queue_changed(&entry.job.spec.model, -(*count as i64), -(tokens as i64));
+            state.charged -= self.charge(entry.tokens);
+            state.tokens -= tokens;
+            entry.next = range.end;
+            entry.tokens -= tokens;
+            entry.job.spec.record.end_stage(Stage::Queue, now);
+            portions.push(Portion { job: entry.job.clone(), range });
+            if entry.next < entry.job.lengths.len() {
+                state.charged += self.charge(entry.tokens);
+                unfinished.push(entry);
+            }
+        }
+        portions.reverse();
+        state.line.extend(unfinished.into_iter().rev());
+        state.busy += 1;
+        let Picks { encoder, trigger, .. } = picks;
+        Batch { queue: self.clone(), started: now, encoder, portions, computed_tokens: 0, trigger }
+    }
+
+    fn remove_at(&self, state: &mut State, at: usize) -> Arc<Job> {
+        let entry = state.line.remove(at).expect("the caller found it there");
+        let inputs = entry.lengths().len() as i64;
+        self.metrics.queue_changed(&entry.job.spec.model, -inputs, -(entry.tokens as i64));
+        state.charged -= self.charge(entry.tokens);
+        state.tokens -= entry.tokens;
+        entry.job
+    }
+}

@@ -1,0 +1,126 @@
+//! A compute thread: takes a batch, runs the encoder once and each request's own head, hands in the rows.
+//!
+//! A panic costs one batch: its requests are run again one by one, so that only the guilty one is answered with an
+//! error. What the panic may have left half written, the workspace, is thrown away.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use crate::architectures::{EncoderWorkspace, RaggedBatch};
+use crate::pipelines::Row;
+use crate::telemetry::Metrics;
+
+use super::job::Portion;
+use super::queue::{Batch, Queue};
+use super::registry::RegisteredEncoder;
+use super::{EngineError, Registry};
+
+/// What every compute thread needs.
+pub(super) struct Worker {
+    pub registry: Registry,
+    pub queue: Arc<Queue>,
+    pub metrics: Arc<Metrics>,
+    pub max_batch_tokens: usize,
+}
+
+/// Reused between batches.
+struct Memory {
+    /// One per encoder of the registry, made when it is first needed.
+    workspaces: Vec<Option<EncoderWorkspace>>,
+    batch: RaggedBatch,
+    hidden: Vec<f32>,
+}
+
+impl Memory {
+    fn new(encoders: usize) -> Self {
+        let workspaces = (0..encoders).map(|_| None).collect();
+        Memory { workspaces, batch: RaggedBatch::new(), hidden: Vec::new() }
+    }
+}
+
+/// A run of the encoder or a head panicked.
+struct Panicked;
+
+impl Worker {
+    /// Computes until the queue is closed.
+    pub(super) fn run(&self) {
+        let mut memory = Memory::new(self.registry.encoders().len());
+        while let Some(batch) = self.queue.take() {
+            // Panics of encoders and heads are caught inside, for each request; this one is for faults of our own.
+            // The batch is dropped by the unwinding, which answers its requests.
+            if catch_unwind(AssertUnwindSafe(|| self.run_batch(batch, &mut memory))).is_err() {
+                memory = Memory::new(self.registry.encoders().len());
+                self.metrics.worker_restarted();
+            }
+        }
+    }
+
+    fn run_batch(&self, mut batch: Batch, memory: &mut Memory) {
+        let index = batch.encoder;
+        let encoder = &self.registry.encoders()[index];
+        let mut portions = std::mem::take(&mut batch.portions);
+        portions.retain(|p| !p.job.is_settled());
+        if portions.is_empty() {
+            return;
+        }
+        let inputs: usize = portions.iter().map(|p| p.range.len()).sum();
+        let tokens: usize = portions.iter().flat_map(|p| p.sequences()).map(|s| s.len()).sum();
+        match self.compute(index, &portions, memory) {
+            Ok(rows) => hand_in(portions, rows, inputs),
+            Err(Panicked) if portions.len() == 1 => self.give_up(portions),
+            Err(Panicked) => {
+                for portion in portions {
+                    let alone = vec![portion];
+                    match self.compute(index, &alone, memory) {
+                        Ok(rows) => hand_in(alone, rows, inputs),
+                        Err(Panicked) => self.give_up(alone),
+                    }
+                }
+            }
+        }
+        batch.computed_tokens = tokens;
+        self.metrics.batch(&encoder.model, batch.trigger, inputs, tokens, self.max_batch_tokens);
+    }
+
+    /// One row per sequence, portion after portion.
+    fn compute(&self, index: usize, portions: &[Portion], memory: &mut Memory) -> Result<Vec<Row>, Panicked> {
+        let encoder = &self.registry.encoders()[index];
+        let done = catch_unwind(AssertUnwindSafe(|| rows(encoder, index, portions, memory)));
+        done.map_err(|_| {
+            self.metrics.panic_caught(&encoder.model);
+            self.metrics.worker_restarted();
+            *memory = Memory::new(self.registry.encoders().len());
+            Panicked
+        })
+    }
+
+    fn give_up(&self, portions: Vec<Portion>) {
+        for portion in portions {
+            let reason = format!("panic in the encoder or a head, model {:?}", portion.job.spec.model);
+            portion.job.fail(EngineError::Backend { reason });
+            self.queue.remove(&portion.job);
+        }
+    }
+}
+
+fn rows(encoder: &RegisteredEncoder, index: usize, portions: &[Portion], memory: &mut Memory) -> Vec<Row> {
+    let Memory { workspaces, batch, hidden } = memory;
+    let encoder = &encoder.encoder;
+    let workspace = workspaces[index].get_or_insert_with(|| encoder.workspace());
+    batch.clear();
+    for sequence in portions.iter().flat_map(|p| p.sequences()) {
+        batch.push(&sequence.ids, &sequence.type_ids);
+    }
+    encoder.forward(batch, workspace, hidden);
+    let width = encoder.spec().hidden_size;
+    let heads = portions.iter().flat_map(|p| p.range.clone().map(|_| &p.job.spec.head));
+    batch.ranges().zip(heads).map(|(r, head)| head.apply(&hidden[r.start * width..r.end * width], width)).collect()
+}
+
+fn hand_in(portions: Vec<Portion>, rows: Vec<Row>, batch_inputs: usize) {
+    let mut rows = rows.into_iter();
+    for portion in portions {
+        let own = rows.by_ref().take(portion.range.len()).collect();
+        portion.deliver(own, batch_inputs);
+    }
+}
