@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use octet::architectures::{Activation, Encoder, EncoderSpec, EncoderWorkspace, RaggedBatch};
+use octet::architectures::{Activation, Encoder, EncoderSpec, EncoderWorkspace, Pooling, ProblemType, RaggedBatch};
 use octet::config::BatchingSettings;
 use octet::engine::{Answer, Engine, EngineError, EngineOptions, Registry, RequestContext};
 use octet::pipelines::{
-    Classifier, ClassifyInput, ClassifyOptions, Dense, Head, Model, ModelInfo, Pipeline, PipelineError, Pooling,
-    Prepared, ProblemType, Row, SequenceModel, Task,
+    Classifier, ClassifyInput, ClassifyOptions, Dense, Head, Model, ModelInfo, Pipeline, PipelineError, Prepared, Row,
+    SequenceModel, Task,
 };
 use octet::telemetry::{Metrics, Rejection, RequestRecord, Route, Stage, TextFormat};
 use octet::text::{Encoding, Tokenizer};
