@@ -235,16 +235,24 @@ impl Block<'_> {
 
     /// Whether the period after `before` belongs to its last word rather than ending the sentence.
     fn is_abbreviation(&self, before: &str, next: &Following) -> bool {
-        let Some(word) = last_word(before) else { return false };
         let starts_sentence = abbreviations::starts_sentences(next.word) && !next.word_has_period;
         let before_number = next.first.is_numeric();
+        let listed = |word: &str| {
+            abbreviations::lookup(word).map(|class| match class {
+                Abbreviation::Never => true,
+                Abbreviation::BeforeNumber => before_number,
+                Abbreviation::Usually => !starts_sentence,
+                Abbreviation::OftenLast => false,
+            })
+        };
+        let Some(word) = last_word(before) else {
+            // Tokenized text has a space before each stop: "et al . ( 2019 )".
+            return before.strip_suffix(' ').and_then(last_word).and_then(listed).unwrap_or(false);
+        };
         let mut letters = word.chars();
         let single = letters.next().filter(|c| c.is_alphabetic() && letters.next().is_none());
-        match abbreviations::lookup(word) {
-            Some(Abbreviation::Never) => true,
-            Some(Abbreviation::BeforeNumber) => before_number,
-            Some(Abbreviation::Usually) => !starts_sentence,
-            Some(Abbreviation::OftenLast) => false,
+        match listed(word) {
+            Some(is_abbreviation) => is_abbreviation,
             None => match single {
                 Some(c) if is_unspaced(c) => false,
                 Some(c) if c.is_uppercase() => !starts_sentence,

@@ -59,12 +59,12 @@ pub(super) fn candidates(text: &str, segments: &[Segment], wanted: usize, budget
     if !long.is_empty() && long.len() >= wanted && !has_fitting(&spoken) { long } else { spoken }
 }
 
-/// Sections of a text, as ranges of `candidates`: one up to 200 candidates; beyond, cut at headings that leave at
-/// least 20 in each, and evenly where more than 200 would remain.
-pub(super) fn sections(candidates: &[Candidate], segments: &[Segment]) -> Vec<Range<usize>> {
+/// Where the sections of a text start in `candidates`, and their number at the end: one section up to 200 candidates;
+/// beyond, cut at headings that leave at least 20 in each, and evenly where more than 200 would remain.
+pub(super) fn section_bounds(candidates: &[Candidate], segments: &[Segment]) -> Vec<usize> {
     let n = candidates.len();
     if n <= SECTION_SENTENCES {
-        return vec![0..n; 1];
+        return vec![0, n];
     }
     let mut starts = vec![0];
     let mut next_segment = 0;
@@ -78,13 +78,13 @@ pub(super) fn sections(candidates: &[Candidate], segments: &[Segment]) -> Vec<Ra
         }
     }
     starts.push(n);
-    let mut sections = Vec::new();
-    for range in starts.windows(2).map(|w| w[0]..w[1]) {
-        let parts = range.len().div_ceil(SECTION_SENTENCES);
-        let bound = |part: usize| range.start + range.len() * part / parts;
-        sections.extend((0..parts).map(|part| bound(part)..bound(part + 1)));
+    let mut bounds = vec![0];
+    for section in starts.windows(2) {
+        let length = section[1] - section[0];
+        let parts = length.div_ceil(SECTION_SENTENCES);
+        bounds.extend((1..=parts).map(|part| section[0] + length * part / parts));
     }
-    sections
+    bounds
 }
 
 #[cfg(test)]
@@ -128,18 +128,18 @@ mod tests {
             };
             (0..sentences).map(line).collect()
         };
-        let cases: [(&[usize], usize, &[Range<usize>]); 5] = [
-            (&[50], 200, &[0..200]),
-            (&[], 201, &[0..100, 100..201]),
-            (&[50, 60, 240], 250, &[0..50, 50..250]),
-            (&[10, 100], 250, &[0..100, 100..250]),
-            (&[100], 600, &[0..100, 100..266, 266..433, 433..600]),
+        let cases: [(&[usize], &[usize]); 5] = [
+            (&[50], &[0, 200]),
+            (&[], &[0, 100, 201]),
+            (&[50, 60, 240], &[0, 50, 250]),
+            (&[10, 100], &[0, 100, 250]),
+            (&[100], &[0, 100, 266, 433, 600]),
         ];
-        for (headings, n, expected) in cases {
-            let text = text(headings, n);
+        for (headings, expected) in cases {
+            let text = text(headings, expected[expected.len() - 1]);
             let segments = segment(&text, 1000, |s| s.chars().count());
             let candidates = candidates(&text, &segments, 3, FREE);
-            assert_eq!(sections(&candidates, &segments), expected, "{headings:?} {n}");
+            assert_eq!(section_bounds(&candidates, &segments), expected, "{headings:?}");
         }
     }
 }

@@ -7,7 +7,6 @@ mod candidates;
 mod select;
 mod terms;
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use crate::text::sentences::segment;
@@ -130,7 +129,7 @@ struct TextState {
     num_sentences: usize,
     budget: Budget,
     candidates: Vec<Candidate>,
-    sections: Vec<Range<usize>>,
+    section_bounds: Vec<usize>,
     tokens: usize,
 }
 
@@ -212,14 +211,14 @@ impl Summarizer {
         let budget = options.budget(num_sentences);
         let wanted = if options.bounds_sentences() { budget.sentences } else { DEFAULT_SENTENCES };
         let candidates = candidates::candidates(&text, &segments, wanted, budget);
-        let sections = candidates::sections(&candidates, &segments);
+        let section_bounds = candidates::section_bounds(&candidates, &segments);
         let mut tokens = 0;
         for candidate in &candidates {
             let sequence = self.encode(index, &text[candidate.range.clone()])?;
             tokens += sequence.len();
             sequences.push(sequence);
         }
-        Ok(TextState { text, num_sentences, budget, candidates, sections, tokens })
+        Ok(TextState { text, num_sentences, budget, candidates, section_bounds, tokens })
     }
 
     /// Tokens of `part` without special tokens, or an upper bound where that settles whether it fits into `room`.
@@ -245,7 +244,7 @@ impl TextState {
     fn summarize(self, vectors: &[Row], query: Option<&[f32]>, options: &SummaryOptions) -> Summary {
         let sentences = self.candidates.iter().map(|c| &self.text[c.range.clone()]);
         let terms = terms::tf_idf(sentences);
-        let candidates = Candidates { vectors, terms: &terms, sections: &self.sections, query };
+        let candidates = Candidates { vectors, terms: &terms, section_bounds: &self.section_bounds, query };
         let scores = select::scores(&candidates, f64::from(options.lead));
         let costs: Vec<_> = self.candidates.iter().map(|c| c.cost).collect();
         let selection = select::select(vectors, &scores, &costs, self.budget, f64::from(options.diversity));

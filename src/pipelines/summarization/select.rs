@@ -7,8 +7,6 @@
 //! Every sum runs in a fixed order and only additions, multiplications, divisions and square roots are used, so the
 //! same vectors give the same bits on every machine.
 
-use std::ops::Range;
-
 use super::super::head::dot;
 use super::terms::{self, TermVector};
 
@@ -27,8 +25,8 @@ pub(super) struct Candidates<'a> {
     pub(super) vectors: &'a [Vec<f32>],
     /// tf-idf vectors of length 1.
     pub(super) terms: &'a [TermVector],
-    /// Consecutive parts of a long text, covering `0..n`; one part for a short one.
-    pub(super) sections: &'a [Range<usize>],
+    /// Where each section of the text starts, and `n`: `[0, n]` when it is one section.
+    pub(super) section_bounds: &'a [usize],
     /// Embedding of the query, of length 1.
     pub(super) query: Option<&'a [f32]>,
 }
@@ -82,8 +80,8 @@ pub(super) fn scores(candidates: &Candidates, lead: f64) -> Vec<f64> {
     let whole = mean_direction(candidates.vectors);
     let mut scores = Vec::with_capacity(candidates.vectors.len());
     let mut section_weights = Vec::with_capacity(candidates.vectors.len());
-    let several = candidates.sections.len() > 1;
-    for section in candidates.sections {
+    let several = candidates.section_bounds.len() > 2;
+    for section in candidates.section_bounds.windows(2).map(|bounds| bounds[0]..bounds[1]) {
         let vectors = &candidates.vectors[section.clone()];
         let mean = mean_direction(vectors);
         let central: Vec<f64> = vectors.iter().map(|v| f64::from(dot(v, &mean))).collect();
@@ -219,8 +217,8 @@ mod tests {
     /// Scores of one section without word statistics.
     fn plain(vectors: &[Vec<f32>], lead: f64, query: Option<&[f32]>) -> Vec<f64> {
         let terms = vec![Vec::new(); vectors.len()];
-        let sections = [0..vectors.len()];
-        scores(&Candidates { vectors, terms: &terms, sections: &sections, query }, lead)
+        let section_bounds = [0, vectors.len()];
+        scores(&Candidates { vectors, terms: &terms, section_bounds: &section_bounds, query }, lead)
     }
 
     #[test]
@@ -250,7 +248,8 @@ mod tests {
     fn term_statistics_break_ties_between_embeddings() {
         let vectors = vec![unit(&[1.0, 2.0]); 3];
         let terms = terms::tf_idf(["alone words here", "red green blue", "red green"].into_iter());
-        let scores = scores(&Candidates { vectors: &vectors, terms: &terms, sections: &[0..3], query: None }, 0.0);
+        let scores =
+            scores(&Candidates { vectors: &vectors, terms: &terms, section_bounds: &[0, 3], query: None }, 0.0);
         assert!(scores[0] == 0.0 && scores[1] > 0.0 && scores[2] > 0.0, "{scores:?}");
     }
 
@@ -268,8 +267,9 @@ mod tests {
         let mut vectors = vec![unit(&[1.0, 0.0]); 12];
         vectors.extend(vec![unit(&[0.0, 1.0]); 6]);
         let terms = vec![Vec::new(); 18];
-        let sections = [0..12, 12..18];
-        let scores = scores(&Candidates { vectors: &vectors, terms: &terms, sections: &sections, query: None }, 0.5);
+        let section_bounds = [0, 12, 18];
+        let scores =
+            scores(&Candidates { vectors: &vectors, terms: &terms, section_bounds: &section_bounds, query: None }, 0.5);
         assert_eq!(scores[0], 1.0);
         assert_eq!(scores[0], scores[11]);
         assert!(scores[5] < scores[0] && scores[12] < scores[0] && scores[12] == scores[17], "{scores:?}");

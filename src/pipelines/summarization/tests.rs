@@ -238,7 +238,7 @@ fn long_texts_are_scored_by_sections() {
     let summarizer = summarizer(&words, 64, 1000);
     let options = SummaryOptions { sentences: Some(20), lead: 1.0, ..Default::default() };
     let prepared = summarizer.prepare(vec![text.clone()], &options).unwrap();
-    assert_eq!(prepared.state.texts[0].sections, [0..150, 150..300, 300..450]);
+    assert_eq!(prepared.state.texts[0].section_bounds, [0, 150, 300, 450]);
     let summary = summarizer.run(vec![text.clone()], &options, 4096).unwrap().remove(0);
     check_consistent(&text, &summary);
     assert!(!summary.sentences.is_empty() && summary.sentences.len() <= 20);

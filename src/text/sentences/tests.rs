@@ -55,6 +55,7 @@ fn english_abbreviations_do_not_end_sentences() {
             &["At 5 p.m. Eastern time.", "At 6 a.m.", "They woke."],
             &["She has a Ph.D. in physics."],
             &["Cats vs. Dogs is a film."],
+            &["Smith et al . ( 2019 ) agree , as Fig . 3 shows .", "Good ."],
         ],
     );
 }
