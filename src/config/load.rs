@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::value::{Allowed, Raw, Setting};
-use super::{ModelSettings, Secret, Settings};
+use super::{ModelSettings, Settings};
 
 /// The settings file that is read when none is named and this one exists.
 pub const DEFAULT_FILE: &str = "config/octet.toml";
@@ -171,9 +171,6 @@ impl Loader {
         let mut variables: Vec<_> = environment.into_iter().collect();
         variables.sort();
         for (name, value) in &variables {
-            if name == "HF_TOKEN" && !value.is_empty() {
-                self.settings.hub_token = Some(Secret(value.clone()));
-            }
             if !name.starts_with("OCTET_") || NOT_SETTINGS.contains(&name.as_str()) || is_service_link(name, value) {
                 continue;
             }

@@ -43,27 +43,8 @@ pub struct Settings {
     pub telemetry: TelemetrySettings,
     /// What is served; the first model that offers a task is the default for it.
     pub models: Vec<ModelSettings>,
-    /// Access token for the hub, from `HF_TOKEN`.
-    pub hub_token: Option<Secret>,
     /// Where each value that is not a default came from, by key.
     origins: BTreeMap<String, Origin>,
-}
-
-/// A text that is never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// The text itself.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("[secret]")
-    }
 }
 
 impl Settings {

@@ -11,7 +11,9 @@ pub fn template_file() -> String {
          # Written by the tests from src/config/sections.rs: OCTET_BLESS=1 cargo test --release settings\n",
     );
     for section in Settings::default().sections() {
-        out += &format!("\n# {}\n[{}]\n", section.doc(), section.name());
+        out.push('\n');
+        wrap(&section.doc(), 116).for_each(|line| out += &format!("# {line}\n"));
+        out += &format!("[{}]\n", section.name());
         for setting in section.settings() {
             let (_, name) = setting.key.split_once('.').expect("a key has a section");
             out.push('\n');
@@ -36,8 +38,7 @@ pub fn reference_page() -> String {
          environment variables, flags. Everything that is wrong is reported at once, and the server does not start.\n\n\
          - A variable is `OCTET_`, the section and the name: `OCTET_SERVER_PORT`. Short forms: `OCTET_HOST`, `OCTET_PORT`,\n  \
            `OCTET_THREADS`, `OCTET_ISA`, `OCTET_MODELS_DIR`, and `OCTET_MODELS` (`path` or `id=path`, separated by commas).\n\
-         - `--set section.name=value` sets anything; `--host`, `--port`, `--threads`, `--isa` and `--model` are short forms.\n\
-         - `octet inspect config` prints the settings in effect and where each came from.\n",
+         - `--set section.name=value` sets anything; `octet serve` also has `--host`, `--port` and `--model`.\n",
     );
     for section in Settings::default().sections() {
         out += &format!("\n## `[{}]`\n\n{}\n\n", section.name(), section.doc());

@@ -107,13 +107,14 @@ section! {
 }
 
 section! {
-    /// Where models named like `org/name` come from. The access token is read from `HF_TOKEN` only.
+    /// Where models named like `org/name` come from. What is not set here is taken from the variables of the Hugging
+    /// Face tools; the access token always is (`HF_TOKEN`).
     pub struct HubSettings = "hub" {
-        /// Base address of the hub.
-        endpoint: String = "https://huggingface.co".into(), Allowed::Text;
-        /// Never use the network: only what is already in `cache_dir`.
+        /// Base address of the hub; empty takes `HF_ENDPOINT`, else `https://huggingface.co`.
+        endpoint: String = String::new(), Allowed::Text;
+        /// Never use the network: only what is already in the cache. `HF_HUB_OFFLINE=1` does the same.
         offline: bool = false, Allowed::Bool;
-        /// Folder for downloaded models; empty takes `~/.cache/octet/hub`.
+        /// Folder for downloaded models; empty takes `HF_HUB_CACHE`, else `HF_HOME/hub`, else `~/.cache/huggingface/hub`.
         cache_dir: String = String::new(), Allowed::Text;
     }
 }

@@ -161,7 +161,7 @@ pub(super) trait Section {
     fn name(&self) -> &'static str;
 
     /// What the group is about.
-    fn doc(&self) -> &'static str;
+    fn doc(&self) -> String;
 
     /// Its settings, in order.
     fn settings(&self) -> Vec<Setting>;
@@ -181,12 +181,12 @@ pub(super) fn paragraph(lines: &[&str]) -> String {
 /// A struct of settings from a list of `/// doc`, `name: type = default, allowed;`.
 macro_rules! section {
     (
-        #[doc = $section_doc:literal]
+        $(#[doc = $section_doc:literal])+
         pub struct $name:ident = $section:literal {
             $( $(#[doc = $doc:literal])+ $field:ident: $type:ty = $default:expr, $allowed:expr; )+
         }
     ) => {
-        #[doc = $section_doc]
+        $(#[doc = $section_doc])+
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub struct $name {
             $( $(#[doc = $doc])+ pub $field: $type, )+
@@ -203,8 +203,8 @@ macro_rules! section {
                 $section
             }
 
-            fn doc(&self) -> &'static str {
-                $section_doc.trim()
+            fn doc(&self) -> String {
+                $crate::config::value::paragraph(&[$($section_doc),+])
             }
 
             fn settings(&self) -> Vec<$crate::config::value::Setting> {

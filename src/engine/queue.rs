@@ -239,3 +239,88 @@ impl Queue {
         entry.job
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::architectures::Pooling;
+    use crate::engine::job::JobSpec;
+    use crate::pipelines::Head;
+    use crate::telemetry::RequestRecord;
+    use crate::text::Encoding;
+
+    fn queue(max_batch_tokens: usize, max_tokens: usize, threads: usize) -> Arc<Queue> {
+        let limits = Limits { max_batch_tokens, max_wait: Duration::ZERO };
+        Queue::new(limits, max_tokens, threads, Arc::new(Metrics::new(&[])))
+    }
+
+    /// A job with `count` sequences of `length` tokens.
+    fn job(count: usize, length: usize) -> Arc<Job> {
+        let sequence = Encoding { ids: vec![1; length], type_ids: vec![0; length], truncated: false };
+        let spec = JobSpec {
+            model: "m".into(),
+            encoder: 0,
+            head: Arc::new(Head { pooling: Pooling::Cls, layers: Vec::new() }),
+            sequences: vec![sequence; count],
+            deadline: None,
+            record: RequestRecord::new(Instant::now()),
+        };
+        Job::new(spec).0
+    }
+
+    /// Takes one batch and computes nothing; gives the ranges of each job in it.
+    fn take(queue: &Arc<Queue>, jobs: &[&Arc<Job>]) -> Vec<(usize, std::ops::Range<usize>)> {
+        let batch = queue.take().expect("the queue is open");
+        let index = |p: &Portion| jobs.iter().position(|j| Arc::ptr_eq(j, &p.job)).expect("a known job");
+        batch.portions.iter().map(|p| (index(p), p.range.clone())).collect()
+    }
+
+    #[test]
+    fn a_served_request_with_more_to_come_goes_to_the_end_of_the_line() {
+        let queue = queue(16, 1000, 1);
+        let (first, second, third) = (job(6, 4), job(6, 4), job(1, 4));
+        for job in [&first, &second] {
+            queue.submit(job.clone(), Instant::now()).unwrap();
+        }
+        let jobs = [&first, &second, &third];
+        assert_eq!(take(&queue, &jobs), [(0, 0..2), (1, 0..2)]);
+        queue.submit(third.clone(), Instant::now()).unwrap();
+        assert_eq!(take(&queue, &jobs), [(0, 2..4), (1, 2..3), (2, 0..1)]);
+        assert_eq!(take(&queue, &jobs), [(0, 4..6), (1, 3..5)]);
+        assert_eq!(take(&queue, &jobs), [(1, 5..6)]);
+        let state = queue.state();
+        assert_eq!((state.charged, state.tokens, state.line.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn one_request_is_charged_for_at_most_half_of_the_bound() {
+        let queue = queue(16, 100, 1);
+        queue.submit(job(100, 4), Instant::now()).unwrap();
+        queue.submit(job(100, 4), Instant::now()).unwrap();
+        assert!(matches!(queue.submit(job(1, 1), Instant::now()), Err(EngineError::Overloaded { .. })));
+        assert!(matches!(queue.check_room(), Err(EngineError::Overloaded { .. })));
+    }
+
+    #[test]
+    fn the_advice_when_to_try_again_is_queued_tokens_by_measured_speed() {
+        for (speed, seconds) in [(0.0, 1), (1e9, 1), (50.0, 4), (51.0, 4), (1.0, 60)] {
+            let queue = queue(16, 400, 2);
+            queue.state().speed = speed;
+            queue.submit(job(100, 4), Instant::now()).unwrap();
+            queue.state().charged = 400;
+            let expected = EngineError::Overloaded { retry_after: Duration::from_secs(seconds) };
+            assert_eq!(queue.submit(job(1, 1), Instant::now()), Err(expected), "{speed} tokens/s and thread");
+        }
+    }
+
+    #[test]
+    fn a_closed_queue_refuses_and_hands_out_nothing() {
+        let queue = queue(16, 100, 1);
+        let waiting = job(1, 4);
+        queue.submit(waiting.clone(), Instant::now()).unwrap();
+        queue.close();
+        assert!(waiting.is_settled());
+        assert_eq!(queue.submit(job(1, 4), Instant::now()), Err(EngineError::Draining));
+        assert!(queue.take().is_none());
+    }
+}

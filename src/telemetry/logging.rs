@@ -1,8 +1,9 @@
 //! Sets up logging. Input text is never logged: events carry ids, counts and times.
 
-use tracing::level_filters::LevelFilter;
-use tracing_subscriber::fmt;
-use tracing_subscriber::util::SubscriberInitExt;
+pub use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
+use tracing_subscriber::{Layer, fmt, registry};
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,16 +14,19 @@ pub enum Format {
     Json,
 }
 
-/// Writes events of at least `level` to standard error; a second call changes nothing.
+/// Writes our events of at least `level`, and warnings of the libraries, to standard error. A second call changes
+/// nothing.
 ///
-/// Panics are logged with their place but without their message, which may hold a piece of an input.
+/// What libraries say below a warning may hold pieces of a request, so it is left out at every level. For the same
+/// reason panics are logged with their place but without their message.
 pub fn init(level: LevelFilter, format: Format) {
-    let lines = fmt().with_max_level(level).with_writer(std::io::stderr).with_target(false);
-    let first = match format {
-        Format::Text => lines.finish().try_init().is_ok(),
-        Format::Json => lines.json().flatten_event(true).finish().try_init().is_ok(),
+    let ours = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("octet", level);
+    let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let lines = match format {
+        Format::Text => lines.boxed(),
+        Format::Json => lines.json().flatten_event(true).boxed(),
     };
-    if first {
+    if registry().with(lines.with_filter(ours)).try_init().is_ok() {
         std::panic::set_hook(Box::new(|panic| {
             let place = panic.location().map(|l| format!("{}:{}", l.file(), l.line())).unwrap_or_default();
             let thread = std::thread::current().name().unwrap_or("unnamed").to_string();

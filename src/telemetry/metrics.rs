@@ -156,6 +156,9 @@ impl Metrics {
                 families.requests.with(&[UNKNOWN, "", task, route.path, &code.to_string()]);
             }
             families.request_duration.with(&[UNKNOWN, task, route.path]);
+            for stage in Stage::ALL.into_iter().filter(|_| route.task.is_some()) {
+                families.stage_duration.with(&[UNKNOWN, task, stage.name()]);
+            }
         }
         Metrics { registry, families, routes: routes.to_vec(), models: RwLock::default() }
     }

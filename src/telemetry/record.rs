@@ -204,3 +204,36 @@ impl RequestRecord {
         stages
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stage_in_which_a_request_ends_takes_the_rest_of_its_time() {
+        let start = Instant::now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let ends = [(Stage::Tokenize, 3), (Stage::Queue, 5), (Stage::Compute, 11)];
+        let expected: [&[u64]; 4] = [&[20], &[3, 17], &[3, 2, 15], &[3, 2, 6, 9]];
+        for (reached, expected) in expected.into_iter().enumerate() {
+            let record = RequestRecord::new(start);
+            ends[..reached].iter().for_each(|(stage, ms)| record.end_stage(*stage, at(*ms)));
+            let stages = record.stages(at(20));
+            let times: Vec<_> = stages.iter().map(|(_, time)| time.as_millis() as u64).collect();
+            assert_eq!(times, expected, "{reached} stages ended");
+            assert!(stages.iter().map(|(stage, _)| *stage).eq(Stage::ALL[..=reached].iter().copied()));
+            assert_eq!(record.timing(at(20)).is_some(), reached == 3);
+        }
+    }
+
+    #[test]
+    fn the_first_mark_stays() {
+        let record = RequestRecord::new(Instant::now());
+        record.reject(Rejection::Deadline);
+        record.clone().reject(Rejection::Canceled);
+        record.set_target("a", "classify");
+        record.set_target("b", "embed");
+        assert_eq!(record.rejection(), Some(Rejection::Deadline));
+        assert_eq!((record.model(), record.task()), (Some("a"), Some("classify")));
+    }
+}
