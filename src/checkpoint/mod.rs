@@ -5,11 +5,13 @@
 //! folder comes from a stranger: sizes, names, values and links are checked before they are used, and no pickle is
 //! ever opened. What the weights mean is not known here; that is `architectures`.
 //!
-//! Start with [`ModelDir::open`], then [`ModelDir::weights`] and [`Weights::take`]. [`write_model`] is the way back.
+//! Start with [`ModelDir::open`], then [`ModelDir::weights`] and [`Weights::take`]. [`write_model`] is the way back;
+//! [`hub`] brings folders from a model hub.
 
 mod error;
 mod file;
 mod header;
+pub mod hub;
 mod manifest;
 mod model_config;
 mod model_dir;

@@ -11,15 +11,15 @@ use super::weights::WeightFile;
 use super::{CheckpointError, ModelConfig, QuantManifest, QuantizationConfig, SentenceTransformerConfig, Weights};
 
 const MAX_CONFIG_BYTES: u64 = 4 << 20;
-const MAX_INDEX_BYTES: u64 = 8 << 20;
+pub(super) const MAX_INDEX_BYTES: u64 = 8 << 20;
 const MAX_SHARDS: usize = 256;
 pub(super) const WEIGHTS_FILE: &str = "model.safetensors";
 pub(super) const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// An opened, verified model folder: `config.json`, `tokenizer.json`, weights, and what stands beside them.
 ///
-/// A folder whose `config.json` has an `octet` object holds only a head; [`ModelDir::encoder`] is then the sibling folder
-/// that it was trained on, and sizes that the head's `config.json` leaves out are those of the encoder's.
+/// A folder whose `config.json` has an `octet` object holds only a head; [`ModelDir::encoder`] is then the sibling
+/// folder that it was trained on, and sizes that the head's `config.json` leaves out are those of the encoder's.
 #[derive(Debug)]
 pub struct ModelDir {
     path: PathBuf,
@@ -223,7 +223,8 @@ fn no_weights(path: &Path) -> CheckpointError {
             path: path.join(name),
             found: "a pickle, which can run code when it is read,".into(),
             supported: format!(
-                "{WEIGHTS_FILE}; convert it with Transformers: AutoModel.from_pretrained(folder).save_pretrained(folder)"
+                "{WEIGHTS_FILE}; convert it with Transformers: \
+                 AutoModel.from_pretrained(folder).save_pretrained(folder)"
             ),
         },
         None => CheckpointError::Missing {

@@ -96,23 +96,6 @@ pub(super) struct WeightFile {
 const CHUNK_BYTES: usize = 1 << 20;
 
 impl Weights {
-    /// Opens one safetensors file.
-    ///
-    /// # Errors
-    /// [`CheckpointError`] when it is not a well-formed safetensors file within the limits of this crate.
-    pub fn open_file(path: &Path) -> Result<Self, CheckpointError> {
-        let folder = match path.parent() {
-            Some(p) if !p.as_os_str().is_empty() => p,
-            _ => Path::new("."),
-        };
-        let name = path.file_name().and_then(|n| n.to_str());
-        let name = name.ok_or_else(|| CheckpointError::invalid(path, "not a file name"))?;
-        let opened = open_in(folder, name)?.ok_or_else(|| missing(path))?;
-        let mut weights = Weights { shards: Vec::new(), entries: BTreeMap::new() };
-        weights.add_shard(opened, path.to_path_buf())?;
-        Ok(weights)
-    }
-
     /// Opens the weight files of a folder and checks that they are still those that were seen before.
     pub(super) fn open_files(folder: &Path, files: &[WeightFile]) -> Result<Self, CheckpointError> {
         let mut weights = Weights { shards: Vec::new(), entries: BTreeMap::new() };

@@ -1,3 +1,4 @@
 mod engine;
 mod golden;
+mod hub;
 mod settings;

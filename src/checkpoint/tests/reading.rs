@@ -151,7 +151,8 @@ fn unusable_tensors_are_refused_by_name() {
         ("w_scale", "F32", vec![2, 1], f32_bytes(&[1.0, 1.0])),
         ("w_zero_point", "I8", vec![2, 1], vec![0, 3]),
     ]);
-    let cases: Vec<(&str, Vec<u8>, Vec<usize>, Vec<&str>)> = vec![
+    type Case = (&'static str, Vec<u8>, Vec<usize>, Vec<&'static str>);
+    let cases: Vec<Case> = vec![
         (
             "shape",
             bare("F32", f32_bytes(&[0.0; 4]), vec![4, 1]),
@@ -186,7 +187,8 @@ fn missing_tensor_error_lists_close_names() {
 
 #[test]
 fn missing_and_wrong_files_are_refused_with_advice() {
-    let cases: [(&str, fn(&Path), &[&str]); 11] = [
+    type Case = (&'static str, fn(&Path), &'static [&'static str]);
+    let cases: [Case; 11] = [
         (
             "no config",
             |p| std::fs::remove_file(p.join("config.json")).unwrap(),
@@ -315,7 +317,8 @@ fn config_of_each_family_gives_the_same_names() {
     let path = folder(root.path(), "tiny");
     let distilbert = json!({
         "model_type": "distilbert", "dim": 6, "n_layers": 2, "n_heads": 3, "hidden_dim": 12, "vocab_size": 10,
-        "max_position_embeddings": 20, "activation": "relu", "problem_type": "multi_label_classification", "num_labels": 3,
+        "max_position_embeddings": 20, "activation": "relu", "problem_type": "multi_label_classification",
+        "num_labels": 3,
     });
     std::fs::write(path.join("config.json"), distilbert.to_string()).unwrap();
     let dir = open(&path).unwrap();
