@@ -11,7 +11,7 @@ use tokio::task::{JoinError, spawn_blocking};
 use crate::config::BatchingSettings;
 use crate::pipelines::{
     Classification, ClassifyInput, ClassifyOptions, EmbedOptions, Embedding, Model, OutputActivation, Pipeline,
-    PipelineError, Prepared, Row, Task,
+    PipelineError, Prepared, Row, Summary, SummaryOptions, Task,
 };
 use crate::telemetry::{InFlightGuard, Metrics, Stage};
 
@@ -182,6 +182,21 @@ impl Engine {
     ) -> Result<Answer<Embedding>, EngineError> {
         let (model, pipeline) = self.find(model, Task::Embed, &request, |m| m.embedder.clone())?;
         self.run(&model, Task::Embed, pipeline, inputs, options, request).await
+    }
+
+    /// Picks the sentences of texts that say most, with `model`, or with the default model of the task.
+    ///
+    /// # Errors
+    /// Any [`EngineError`].
+    pub async fn summarize(
+        &self,
+        model: Option<&str>,
+        inputs: Vec<String>,
+        options: SummaryOptions,
+        request: RequestContext,
+    ) -> Result<Answer<Summary>, EngineError> {
+        let (model, pipeline) = self.find(model, Task::Summarize, &request, |m| m.summarizer.clone())?;
+        self.run(&model, Task::Summarize, pipeline, inputs, options, request).await
     }
 
     /// Runs one request of any pipeline of `model`.
