@@ -17,9 +17,12 @@ const NR: usize = 8 * VECTORS;
 /// Values of a row that are widened at a time; longer rows are widened again for each panel.
 const WIDE: usize = 4096;
 
+/// From one widened row to the next: one cache line more, so that the rows do not compete for the same cache sets.
+const WIDE_STRIDE: usize = WIDE + 32;
+
 /// Rows of activations widened to i16.
 #[repr(C, align(64))]
-struct WideRows(MaybeUninit<[[i16; WIDE]; MAX_ROWS]>);
+struct WideRows(MaybeUninit<[[i16; WIDE_STRIDE]; MAX_ROWS]>);
 
 impl Microkernel for Avx2 {
     const LAYOUT: Layout = Layout { columns: NR, group: 2 };
@@ -67,7 +70,7 @@ unsafe fn strip_avx2<const M: usize>(strip: &Strip) {
                 });
                 for (i, sums) in sums.iter_mut().enumerate() {
                     // SAFETY: `widen` wrote `count` values of each of `M` rows, and `l + 2 <= count`.
-                    let a = _mm256_set1_epi32(unsafe { wide.add(i * WIDE + l).cast::<i32>().read() });
+                    let a = _mm256_set1_epi32(unsafe { wide.add(i * WIDE_STRIDE + l).cast::<i32>().read() });
                     for (sum, w) in sums.iter_mut().zip(w) {
                         *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(a, w));
                     }
@@ -79,7 +82,7 @@ unsafe fn strip_avx2<const M: usize>(strip: &Strip) {
     }
 }
 
-/// Widens `count` values from `start` on of each row into rows of [`WIDE`] i16.
+/// Widens `count` values from `start` on of each row into rows [`WIDE_STRIDE`] apart.
 ///
 /// # Safety
 /// `M` rows of at least `start + count` bytes are readable, and `wide` has room for `M` rows of `count <= WIDE`.
@@ -87,7 +90,7 @@ unsafe fn strip_avx2<const M: usize>(strip: &Strip) {
 #[target_feature(enable = "avx2,fma")]
 unsafe fn widen<const M: usize>(strip: &Strip, start: usize, count: usize, wide: *mut i16) {
     for i in 0..M {
-        let (from, to) = (strip.rows.wrapping_add(i * strip.depth + start), wide.wrapping_add(i * WIDE));
+        let (from, to) = (strip.rows.wrapping_add(i * strip.depth + start), wide.wrapping_add(i * WIDE_STRIDE));
         let whole = count / 16 * 16;
         for l in (0..whole).step_by(16) {
             // SAFETY: `l + 16 <= count`.
