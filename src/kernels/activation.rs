@@ -15,23 +15,12 @@ pub enum Activation {
     Relu,
 }
 
-impl Activation {
-    /// The activation of 16 values.
-    #[inline(always)]
-    pub(crate) fn apply<V: Lanes>(self, x: V) -> V {
-        match self {
-            Activation::Gelu => gelu(x),
-            Activation::GeluTanh => gelu_tanh(x),
-            Activation::Relu => x.max(V::splat(0.0)),
-        }
-    }
-}
-
-/// Odd numerator of `erf(z) = z p(z^2) / q(z^2)` on [-4, 4], highest power first (Eigen's `generic_fast_erf_float`).
-const ERF_P: [f32; 7] =
-    [-2.726_142_3e-10, 2.770_681_4e-8, -2.101_024_1e-6, -5.692_506_4e-5, -7.349_906_3e-4, -2.954_6e-3, -1.609_603_3e-2];
+/// Odd numerator of `erf(z) = z p(z^2) / q(z^2)` on [-3.83, 3.83], highest power first (Eigen's `erf` for f32).
+const ERF_P: [f32; 6] = [2.123_732_2e-6, 2.861_979_6e-4, 3.658_048_3e-3, 5.243_302e-2, 1.874_160_8e-1, 1.128_379_1];
 /// Denominator of the same quotient.
-const ERF_Q: [f32; 5] = [-1.456_607_2e-5, -2.133_740_5e-4, -1.682_827e-3, -7.373_329e-3, -1.426_473_9e-2];
+const ERF_Q: [f32; 6] = [3.891_857_3e-5, 1.143_296e-3, 1.475_208_8e-2, 1.129_456_76e-1, 4.994_258e-1, 1.0];
+/// From here on the f32 nearest to `erf` is 1.
+const ERF_ONE: f32 = 3.832_506_9;
 
 #[inline(always)]
 fn polynomial<V: Lanes, const N: usize>(x: V, coefficients: [f32; N]) -> V {
@@ -45,24 +34,32 @@ fn polynomial<V: Lanes, const N: usize>(x: V, coefficients: [f32; N]) -> V {
 /// The error function.
 #[inline(always)]
 fn erf<V: Lanes>(z: V) -> V {
-    let z = z.max(V::splat(-4.0)).min(V::splat(4.0));
+    let (one, limit) = (V::splat(1.0), V::splat(ERF_ONE));
+    let z = z.max(V::splat(-ERF_ONE)).min(limit);
     let z2 = z.mul(z);
     let y = z.mul(polynomial(z2, ERF_P)).div(polynomial(z2, ERF_Q));
-    y.max(V::splat(-1.0)).min(V::splat(1.0))
+    V::splat(-ERF_ONE).if_below(z, z.if_below(limit, y, one), V::splat(-1.0))
 }
 
+/// [`Activation::Gelu`].
 #[inline(always)]
-fn gelu<V: Lanes>(x: V) -> V {
+pub(crate) fn gelu<V: Lanes>(x: V) -> V {
     let half = x.mul(V::splat(0.5));
     half.mul_add(erf(x.mul(V::splat(std::f32::consts::FRAC_1_SQRT_2))), half)
 }
 
-/// `0.5 x (1 + tanh u) = x / (1 + e^(-2u))`.
+/// [`Activation::GeluTanh`]: `0.5 x (1 + tanh u) = x / (1 + e^(-2u))`.
 #[inline(always)]
-fn gelu_tanh<V: Lanes>(x: V) -> V {
+pub(crate) fn gelu_tanh<V: Lanes>(x: V) -> V {
     // -2 sqrt(2 / pi) x (1 + 0.044715 x^2)
     let minus_2u = x.mul(x).mul_add(V::splat(-0.071_354_814), V::splat(-1.595_769)).mul(x);
     x.div(exp(minus_2u).add(V::splat(1.0)))
+}
+
+/// [`Activation::Relu`].
+#[inline(always)]
+pub(crate) fn relu<V: Lanes>(x: V) -> V {
+    x.max(V::splat(0.0))
 }
 
 struct Activate<'a>(Activation, &'a mut [f32]);
@@ -85,7 +82,7 @@ impl LaneKernel for Activate<'_> {
             Activation::Relu => map::<V>(
                 x,
                 #[inline(always)]
-                |x| x.max(V::splat(0.0)),
+                |x| relu(x),
             ),
         }
     }
@@ -110,5 +107,86 @@ impl Kernels {
     /// ReLU, in place.
     pub fn relu(self, x: &mut [f32]) {
         self.activate(Activation::Relu, x);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::reference;
+    use crate::kernels::testing::{EDGE_SIZES, GUARDS, Guarded, Random, same_on_every_isa};
+
+    fn sweep(bound: f64, activation: Activation, exact: impl Fn(f64) -> f64) {
+        let x: Vec<f32> =
+            (-120_000..=120_000).map(|i| i as f32 * 1e-4).chain([0.0, -0.0, 1e-30, 30.0, -30.0]).collect();
+        for kernels in Kernels::available() {
+            let mut y = x.clone();
+            kernels.activate(activation, &mut y);
+            let (mut worst, mut at) = (0.0, 0.0);
+            for (&x, &y) in x.iter().zip(&y) {
+                let error = (f64::from(y) - exact(f64::from(x))).abs();
+                if error > worst {
+                    (worst, at) = (error, x);
+                }
+            }
+            println!("{activation:?} on {}: largest absolute error {worst:.2e}, at {at}", kernels.isa());
+            assert!(worst <= bound, "{activation:?} on {}: error {worst:e} at {at}", kernels.isa());
+        }
+    }
+
+    #[test]
+    fn gelu_is_within_its_bound() {
+        sweep(1e-6, Activation::Gelu, reference::gelu);
+    }
+
+    #[test]
+    fn gelu_tanh_is_within_its_bound() {
+        sweep(1e-6, Activation::GeluTanh, reference::gelu_tanh);
+    }
+
+    #[test]
+    fn relu_is_exact() {
+        sweep(0.0, Activation::Relu, |x| x.max(0.0));
+    }
+
+    #[test]
+    fn far_from_zero_gelu_is_the_identity_or_zero() {
+        for kernels in Kernels::available() {
+            for activation in [Activation::Gelu, Activation::GeluTanh] {
+                let mut y = [100.0, -100.0, 1e30, -1e30];
+                kernels.activate(activation, &mut y);
+                assert_eq!(y, [100.0, 0.0, 1e30, 0.0], "{activation:?} on {}", kernels.isa());
+            }
+        }
+    }
+
+    #[test]
+    fn activations_are_the_same_bits_on_every_isa() {
+        let mut random = Random::new(2);
+        for len in EDGE_SIZES.into_iter().chain([777]) {
+            for x in [random.floats(len, 1.0), random.floats(len, 8.0), random.wild_floats(len)] {
+                for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+                    same_on_every_isa((activation, len), |kernels| {
+                        let mut y = x.clone();
+                        kernels.activate(activation, &mut y);
+                        y
+                    });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn activations_stay_inside_their_slice() {
+        for len in EDGE_SIZES {
+            for guard in GUARDS {
+                let mut x = Guarded::new(&vec![1.0f32; len], guard);
+                for kernels in Kernels::available() {
+                    kernels.gelu(&mut x);
+                    kernels.gelu_tanh(&mut x);
+                    kernels.relu(&mut x);
+                }
+            }
+        }
     }
 }

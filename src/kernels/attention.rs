@@ -265,35 +265,82 @@ impl Kernels {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::reference;
+    use crate::kernels::testing::{GUARDS, Guarded, Random, same_on_every_isa};
+
+    const SHAPES: [(usize, usize, usize); 9] = [
+        (1, 1, 1),
+        (2, 3, 5),
+        (6, 1, 16),
+        (7, 2, 17),
+        (16, 2, 32),
+        (17, 3, 64),
+        (65, 1, 80),
+        (70, 2, 31),
+        (129, 1, 130),
+    ];
 
     #[test]
-    fn attention_matches_the_float_definition() {
-        for (tokens, heads, head_dim) in [(1, 1, 1), (5, 2, 3), (17, 3, 32), (70, 1, 80), (33, 2, 17)] {
-            let hidden = heads * head_dim;
-            let qkv: Vec<f32> = (0..tokens * 3 * hidden).map(|i| ((i * 7919 % 1013) as f32 - 506.0) / 300.0).collect();
-            let row = |t: usize, part: usize, h: usize| &qkv[(t * 3 + part) * hidden + h * head_dim..][..head_dim];
+    fn attention_is_close_to_the_reference() {
+        for (tokens, heads, head_dim) in SHAPES.into_iter().chain([(513, 1, 32)]) {
+            let qkv = Random::new(tokens as u64).floats(tokens * 3 * heads * head_dim, 2.0);
+            let exact = reference::attention(&qkv, heads, head_dim);
             for kernels in Kernels::available() {
-                let mut out = vec![0.0; tokens * hidden];
-                let mut scratch = AttentionScratch::new();
-                kernels.attention(&qkv, heads, head_dim, &mut scratch, &mut out);
-                for (t, h) in (0..tokens).flat_map(|t| (0..heads).map(move |h| (t, h))) {
-                    let dot = |a: &[f32], b: &[f32]| -> f64 {
-                        a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
-                    };
-                    let e: Vec<f64> = (0..tokens)
-                        .map(|j| (dot(row(t, 0, h), row(j, 1, h)) / (head_dim as f64).sqrt()).exp())
-                        .collect();
-                    let sum: f64 = e.iter().sum();
-                    for d in 0..head_dim {
-                        let exact: f64 = (0..tokens).map(|j| e[j] / sum * f64::from(row(j, 2, h)[d])).sum();
-                        let got = out[t * hidden + h * head_dim + d];
-                        assert!(
-                            (f64::from(got) - exact).abs() < 1e-5,
-                            "{kernels:?} {tokens} {head_dim}: {got} for {exact}"
-                        );
-                    }
+                let mut out = vec![0.0; tokens * heads * head_dim];
+                kernels.attention(&qkv, heads, head_dim, &mut AttentionScratch::new(), &mut out);
+                for (at, (&y, exact)) in out.iter().zip(&exact).enumerate() {
+                    let shape = (tokens, heads, head_dim);
+                    assert!((f64::from(y) - exact).abs() <= 1e-5, "{} {shape:?} {at}: {y} for {exact}", kernels.isa());
                 }
             }
         }
+    }
+
+    #[test]
+    fn attention_is_the_same_bits_on_every_isa_and_with_used_scratch_memory() {
+        for (tokens, heads, head_dim) in SHAPES {
+            let mut random = Random::new(tokens as u64);
+            let len = tokens * 3 * heads * head_dim;
+            for qkv in [random.floats(len, 2.0), random.floats(len, 30.0), random.wild_floats(len)] {
+                for used in [false, true] {
+                    same_on_every_isa((tokens, heads, head_dim, used), |kernels| {
+                        let mut out = vec![0.0; tokens * heads * head_dim];
+                        let mut scratch = AttentionScratch::new();
+                        if used {
+                            let garbage = vec![f32::NAN; 200 * 3 * 140];
+                            kernels.attention(&garbage, 1, 140, &mut scratch, &mut vec![0.0; 200 * 140]);
+                        }
+                        kernels.attention(&qkv, heads, head_dim, &mut scratch, &mut out);
+                        out
+                    });
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn attention_stays_inside_its_slices() {
+        for (tokens, heads, head_dim) in SHAPES {
+            for guard in GUARDS {
+                let qkv = Guarded::new(&vec![0.5f32; tokens * 3 * heads * head_dim], guard);
+                let mut out = Guarded::new(&vec![0f32; tokens * heads * head_dim], guard);
+                for kernels in Kernels::available() {
+                    kernels.attention(&qkv, heads, head_dim, &mut AttentionScratch::new(), &mut out);
+                    assert!(out.iter().all(|y| (y - 0.5).abs() < 1e-6));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_tokens_and_no_heads_are_fine() {
+        Kernels::detect().attention(&[], 2, 3, &mut AttentionScratch::new(), &mut []);
+        Kernels::detect().attention(&[], 0, 3, &mut AttentionScratch::new(), &mut []);
+    }
+
+    #[test]
+    #[should_panic(expected = "a query, a key and a value per output")]
+    fn rows_of_another_size_are_refused() {
+        Kernels::detect().attention(&[0.0; 17], 1, 2, &mut AttentionScratch::new(), &mut [0.0; 6]);
     }
 }

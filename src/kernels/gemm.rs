@@ -101,6 +101,8 @@ pub(crate) unsafe fn product<K: Microkernel>(a: Rows<'_>, w: Panels<'_>, mut out
                     zero_point: a.zero_point[i..].as_ptr(),
                     row_scale: a.scale[i..].as_ptr(),
                     panels: w.weights[j * depth..].as_ptr(),
+                    // While the last rows meet these channels, the weights of the next ones come nearer.
+                    ahead: if i + rows == block_end && j + COLUMN_BLOCK < n { COLUMN_BLOCK * depth } else { 0 },
                     minus_column_sum: w.minus_column_sum[j..].as_ptr(),
                     column_scale: w.scale[j..].as_ptr(),
                     bias: w.bias[j..].as_ptr(),

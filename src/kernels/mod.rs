@@ -15,7 +15,10 @@ mod microkernel;
 mod norm;
 mod pack;
 mod quantize;
+pub mod reference;
 mod softmax;
+#[cfg(test)]
+mod testing;
 
 pub use activation::Activation;
 pub use attention::AttentionScratch;

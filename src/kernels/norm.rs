@@ -165,3 +165,102 @@ impl Kernels {
         self.normalize(norm, Some(x), hidden, Some(out));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::reference;
+    use crate::kernels::testing::{EDGE_SIZES, GUARDS, Guarded, Random, same_on_every_isa};
+
+    /// `gamma`, `beta`, `x` and `hidden` for rows of `k`.
+    fn inputs(m: usize, k: usize, scale: f32) -> [Vec<f32>; 4] {
+        let mut random = Random::new((m * 1000 + k) as u64);
+        [random.floats(k, 2.0), random.floats(k, 1.0), random.floats(m * k, scale), random.floats(m * k, scale)]
+    }
+
+    #[test]
+    fn layer_norm_is_close_to_the_reference() {
+        for k in EDGE_SIZES.into_iter().chain([384, 768]).filter(|&k| k > 1) {
+            for scale in [1.0, 100.0] {
+                let [gamma, beta, x, hidden] = inputs(3, k, scale);
+                let norm = LayerNorm { gamma: &gamma, beta: &beta, eps: 1e-5 };
+                for kernels in Kernels::available() {
+                    let mut out = hidden.clone();
+                    kernels.add_layer_norm(norm, &x, &mut out);
+                    for ((out, x), hidden) in out.chunks(k).zip(x.chunks(k)).zip(hidden.chunks(k)) {
+                        let sums: Vec<f64> = x.iter().zip(hidden).map(|(x, h)| f64::from(x + h)).collect();
+                        for (&y, exact) in out.iter().zip(reference::layer_norm(&sums, &gamma, &beta, 1e-5)) {
+                            assert!((f64::from(y) - exact).abs() <= 1e-5, "{} {k}: {y} for {exact}", kernels.isa());
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn layer_norm_is_the_same_bits_on_every_isa() {
+        for k in EDGE_SIZES.into_iter().chain([384, 1021]).filter(|&k| k > 0) {
+            let [gamma, beta, x, hidden] = inputs(2, k, 5.0);
+            let wild = Random::new(3).wild_floats(2 * k);
+            let norm = LayerNorm { gamma: &gamma, beta: &beta, eps: 1e-12 };
+            for x in [&x, &wild] {
+                same_on_every_isa(("add_layer_norm_quantize", k), |kernels| {
+                    let (mut out, mut rows) = (hidden.clone(), QuantizedRows::new());
+                    kernels.add_layer_norm_quantize(norm, x, &mut out, &mut rows);
+                    out.extend(rows.scale());
+                    out.extend((0..2).flat_map(|i| rows.row(i).iter().map(|&q| f32::from(q))));
+                    out
+                });
+                same_on_every_isa(("layer_norm", k), |kernels| {
+                    let mut out = x.clone();
+                    kernels.layer_norm(norm, &mut out);
+                    out
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn the_fused_steps_are_the_single_ones_after_each_other() {
+        for k in [1, 15, 16, 17, 384] {
+            let [gamma, beta, x, hidden] = inputs(5, k, 2.0);
+            let norm = LayerNorm { gamma: &gamma, beta: &beta, eps: 1e-12 };
+            for kernels in Kernels::available() {
+                let (mut fused, mut fused_rows) = (hidden.clone(), QuantizedRows::new());
+                kernels.add_layer_norm_quantize(norm, &x, &mut fused, &mut fused_rows);
+                let mut single: Vec<f32> = hidden.iter().zip(&x).map(|(h, x)| h + x).collect();
+                kernels.layer_norm(norm, &mut single);
+                let mut rows = QuantizedRows::new();
+                kernels.quantize_rows(&single, k, &mut rows);
+                assert_eq!(fused, single);
+                for i in 0..5 {
+                    assert_eq!(fused_rows.row(i), rows.row(i));
+                }
+                assert_eq!((fused_rows.scale(), fused_rows.zero_point()), (rows.scale(), rows.zero_point()));
+            }
+        }
+    }
+
+    #[test]
+    fn layer_norm_stays_inside_its_slices() {
+        for k in EDGE_SIZES.into_iter().filter(|&k| k > 0) {
+            for guard in GUARDS {
+                let [gamma, beta, x, hidden] = inputs(2, k, 1.0).map(|values| Guarded::new(&values, guard));
+                let mut hidden = hidden;
+                let norm = LayerNorm { gamma: &gamma, beta: &beta, eps: 1e-12 };
+                for kernels in Kernels::available() {
+                    kernels.add_layer_norm(norm, &x, &mut hidden);
+                    kernels.layer_norm(norm, &mut hidden);
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "rows of another size")]
+    fn a_residual_of_another_size_is_refused() {
+        let norm = LayerNorm { gamma: &[1.0; 4], beta: &[0.0; 4], eps: 0.0 };
+        Kernels::detect().add_layer_norm(norm, &[0.0; 4], &mut [0.0; 8]);
+    }
+}

@@ -1,6 +1,6 @@
 //! Rows of f32 activations → u8 with one scale and zero point per row, alone or after another step on the same rows.
 
-use super::activation::Activation;
+use super::activation::{Activation, gelu, gelu_tanh, relu};
 use super::affine::QParams;
 use super::gemm::Rows;
 use super::isa::Kernels;
@@ -194,12 +194,12 @@ struct QuantizeRows<'a> {
 impl LaneKernel for QuantizeRows<'_> {
     #[inline(always)]
     fn run<V: Lanes>(mut self) {
+        let (count, tail) = (self.k / LANES * LANES, self.k % LANES);
         for (i, row) in self.x.chunks_exact(self.k).enumerate() {
             let mut range = Range::<V>::new();
-            let (count, tail) = (self.k / LANES * LANES, self.k % LANES);
-            for i in (0..count).step_by(LANES) {
-                // SAFETY: `i + 16 <= count <= row.len()`.
-                range.include(unsafe { V::load(row.as_ptr().add(i)) });
+            for l in (0..count).step_by(LANES) {
+                // SAFETY: `l + 16 <= count <= row.len()`.
+                range.include(unsafe { V::load(row.as_ptr().add(l)) });
             }
             if tail > 0 {
                 // SAFETY: `count + tail` is the length of `row`.
@@ -217,26 +217,43 @@ struct ActivateQuantize<'a> {
     out: RowsMut<'a>,
 }
 
-impl LaneKernel for ActivateQuantize<'_> {
+impl ActivateQuantize<'_> {
+    /// One row at a time, with the activation chosen outside of the loops. Every activation of 0 is 0, so the lanes
+    /// after the end of a row leave its range alone.
     #[inline(always)]
-    fn run<V: Lanes>(mut self) {
+    fn rows<V: Lanes>(&mut self, activation: impl Fn(V) -> V) {
         for (i, row) in self.x.chunks_exact_mut(self.k).enumerate() {
+            let mut range = Range::<V>::new();
             map::<V>(
                 row,
                 #[inline(always)]
-                |x| self.activation.apply(x),
+                |x| {
+                    let y = activation(x);
+                    range.include(y);
+                    y
+                },
             );
-            let mut range = Range::<V>::new();
-            let (count, tail) = (self.k / LANES * LANES, self.k % LANES);
-            for i in (0..count).step_by(LANES) {
-                // SAFETY: `i + 16 <= count <= row.len()`.
-                range.include(unsafe { V::load(row.as_ptr().add(i)) });
-            }
-            if tail > 0 {
-                // SAFETY: `count + tail` is the length of `row`.
-                range.include(unsafe { V::load_first(row.as_ptr().add(count), tail, 0.0) });
-            }
             quantize_row(row, range, i, &mut self.out);
+        }
+    }
+}
+
+impl LaneKernel for ActivateQuantize<'_> {
+    #[inline(always)]
+    fn run<V: Lanes>(mut self) {
+        match self.activation {
+            Activation::Gelu => self.rows::<V>(
+                #[inline(always)]
+                |x| gelu(x),
+            ),
+            Activation::GeluTanh => self.rows::<V>(
+                #[inline(always)]
+                |x| gelu_tanh(x),
+            ),
+            Activation::Relu => self.rows::<V>(
+                #[inline(always)]
+                |x| relu(x),
+            ),
         }
     }
 }
@@ -263,5 +280,111 @@ impl Kernels {
         if k > 0 {
             self.run(ActivateQuantize { activation, x, k, out });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::affine::quantize_row_u8;
+    use crate::kernels::testing::{EDGE_SIZES, GUARDS, Guarded, Random};
+
+    /// Scale bits, zero point and integers of each row; all NaNs are one.
+    fn parts(rows: &QuantizedRows) -> Vec<(u32, i32, Vec<u8>)> {
+        let bits = |scale: f32| if scale.is_nan() { f32::NAN.to_bits() } else { scale.to_bits() };
+        (0..rows.rows()).map(|i| (bits(rows.scale()[i]), rows.zero_point()[i], rows.row(i).to_vec())).collect()
+    }
+
+    fn rows_to_quantize(k: usize) -> Vec<f32> {
+        let mut random = Random::new(k as u64 + 1);
+        let mut x = random.floats(2 * k, 3.0);
+        x.extend(random.wild_floats(k));
+        x.extend(random.floats(k, 1.0).iter().map(|x| x + 2.0)); // all above zero
+        x.extend(random.floats(k, 1.0).iter().map(|x| x - 2.0)); // all below zero
+        x.extend(vec![0.0; k]);
+        x.extend((0..k).map(|l| l as f32 - 2.5)); // halves
+        x.extend(random.floats(k, 3e38));
+        x.extend((0..k).map(|l| if l + 1 == k { f32::NAN } else { 1.0 }));
+        x.extend((0..k).map(|l| if l == k / 2 { f32::INFINITY } else { 1.0 }));
+        x
+    }
+
+    #[test]
+    fn quantized_rows_are_what_the_definition_says_on_every_isa() {
+        for k in EDGE_SIZES.into_iter().chain([384, 1537]).filter(|&k| k > 0) {
+            let x = rows_to_quantize(k);
+            let mut expected = QuantizedRows::new();
+            let (mut q, mut scale, mut zero_point) = (vec![0u8; x.len()], vec![], vec![]);
+            for (row, q) in x.chunks(k).zip(q.chunks_mut(k)) {
+                let params = quantize_row_u8(row, q);
+                scale.push(params.scale);
+                zero_point.push(params.zero_point);
+            }
+            expected.clone_from(&QuantizedRows::from_parts(&q, &scale, &zero_point, k));
+            for kernels in Kernels::available() {
+                let mut rows = QuantizedRows::new();
+                kernels.quantize_rows(&x, k, &mut rows);
+                assert_eq!(parts(&rows), parts(&expected), "{} at k = {k}", kernels.isa());
+            }
+        }
+    }
+
+    #[test]
+    fn a_reused_buffer_gives_the_same_rows_and_zero_padding() {
+        let kernels = Kernels::detect();
+        let mut reused = QuantizedRows::with_capacity(3, 100);
+        for k in [100, 7, 33, 5, 64, 1] {
+            let x = rows_to_quantize(k);
+            kernels.quantize_rows(&x, k, &mut reused);
+            let mut fresh = QuantizedRows::new();
+            kernels.quantize_rows(&x, k, &mut fresh);
+            assert_eq!(parts(&reused), parts(&fresh));
+            let (rows, depth) = (reused.as_rows(), k.next_multiple_of(4));
+            assert!(rows.bytes.chunks(depth).all(|row| row[k..].iter().all(|&q| q == 0)));
+        }
+        kernels.quantize_rows(&[], 5, &mut reused);
+        assert_eq!(reused.rows(), 0);
+    }
+
+    #[test]
+    fn activate_quantize_is_activate_then_quantize() {
+        for k in EDGE_SIZES.into_iter().chain([1536]).filter(|&k| k > 0) {
+            for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+                for kernels in Kernels::available() {
+                    let mut one = rows_to_quantize(k);
+                    let mut two = one.clone();
+                    let (mut rows_one, mut rows_two) = (QuantizedRows::new(), QuantizedRows::new());
+                    kernels.activate_quantize(activation, &mut one, k, &mut rows_one);
+                    kernels.activate(activation, &mut two);
+                    kernels.quantize_rows(&two, k, &mut rows_two);
+                    assert_eq!(parts(&rows_one), parts(&rows_two), "{activation:?} on {} at {k}", kernels.isa());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn quantization_stays_inside_its_slices() {
+        for k in EDGE_SIZES.into_iter().filter(|&k| k > 0) {
+            let stride = k.next_multiple_of(4);
+            for (guard, m) in GUARDS.into_iter().flat_map(|guard| [(guard, 1), (guard, 3)]) {
+                for kernels in Kernels::available() {
+                    let mut x = Guarded::new(&vec![1.5f32; m * k], guard);
+                    let mut bytes = Guarded::new(&vec![0u8; m * stride], guard);
+                    let mut scale = Guarded::new(&vec![0f32; m], guard);
+                    let mut zero_point = Guarded::new(&vec![0i32; m], guard);
+                    let out = RowsMut { bytes: &mut bytes, scale: &mut scale, zero_point: &mut zero_point, stride };
+                    kernels.run(QuantizeRows { x: &x, k, out });
+                    let out = RowsMut { bytes: &mut bytes, scale: &mut scale, zero_point: &mut zero_point, stride };
+                    kernels.run(ActivateQuantize { activation: Activation::Gelu, x: &mut x, k, out });
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "no whole number of rows of 4")]
+    fn a_broken_row_is_refused() {
+        Kernels::detect().quantize_rows(&[0.0; 6], 4, &mut QuantizedRows::new());
     }
 }

@@ -40,6 +40,11 @@ unsafe fn tile<const M: usize>(strip: &Strip) {
         }
     }
     for l in (0..strip.depth).step_by(4) {
+        for v in 0..VECTORS {
+            // Prefetching never faults, so the address may lie outside the panels.
+            let soon = strip.panels.wrapping_add(strip.ahead + l * NR + 64 * v);
+            _mm_prefetch::<_MM_HINT_T1>(soon);
+        }
         // SAFETY: group `l / 4` of the panel is `4 * NR` readable bytes.
         let w: [__m512i; VECTORS] =
             std::array::from_fn(|v| unsafe { _mm512_loadu_si512(strip.panels.add(l * NR + 64 * v).cast()) });

@@ -61,6 +61,8 @@ pub(crate) struct Strip {
     pub row_scale: *const f32,
     /// First panel; the others follow, `depth * LAYOUT.columns` bytes each.
     pub panels: *const i8,
+    /// Distance from a panel to weights that are needed soon and worth prefetching; 0 for none.
+    pub ahead: usize,
     /// Minus the sum over `k` of each channel, for whole panels.
     pub minus_column_sum: *const i32,
     /// Scale of each channel, for whole panels.
