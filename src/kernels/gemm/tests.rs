@@ -266,7 +266,6 @@ fn no_kernel_touches_memory_outside_its_slices() {
 fn sums_agree_with_rten_gemm() {
     use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
     use rten_tensor::NdTensorView;
-    use rten_tensor::prelude::*;
 
     let gemm = GemmExecutor::<u8, i8, i32>::default();
     for (m, n, k) in [(1, 1, 1), (6, 64, 384), (17, 50, 33), (33, 384, 100)] {
