@@ -22,6 +22,7 @@
 
 pub mod architectures;
 pub mod checkpoint;
+pub mod cli;
 pub mod config;
 pub mod data;
 pub mod engine;
@@ -29,6 +30,7 @@ pub mod eval;
 pub mod kernels;
 pub mod nn;
 pub mod pipelines;
+pub mod quantize;
 pub mod runtime;
 pub mod telemetry;
 pub mod text;

@@ -1,1 +1,16 @@
-fn main() {}
+//! Start-up only: parse, run, print the error chain, exit code.
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    match octet::cli::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("octet: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -8,6 +8,7 @@
 //! Start with [`ModelDir::open`], then [`ModelDir::weights`] and [`Weights::take`]. [`write_model`] is the way back;
 //! [`hub`] brings folders from a model hub.
 
+pub mod card;
 mod error;
 mod file;
 mod header;

@@ -11,6 +11,7 @@ mod classification;
 mod embedding;
 mod error;
 mod head;
+mod load;
 mod model;
 mod summarization;
 
@@ -18,6 +19,7 @@ pub use classification::{Classification, Classifier, ClassifyInput, ClassifyOpti
 pub use embedding::{EmbedOptions, Embedder, Embedding};
 pub use error::PipelineError;
 pub use head::{Dense, Head};
+pub use load::{LoadError, Loader, Precision};
 pub use model::{ComponentSize, Model, ModelInfo, Score, SequenceModel, Task};
 pub use summarization::{
     DEFAULT_MAX_SENTENCES, DEFAULT_SENTENCES, MAX_SUMMARY_SENTENCES, SentenceOrder, Summarizer, Summary,

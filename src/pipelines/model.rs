@@ -128,6 +128,12 @@ impl Model {
         Task::ALL.into_iter().filter(|t| self.offers(*t)).collect()
     }
 
+    /// Its encoder.
+    pub fn encoder(&self) -> &Arc<dyn Encoder> {
+        let model = self.classifier.as_ref().map(|c| &c.model).or(self.embedder.as_ref().map(|e| &e.model));
+        &model.expect("a model classifies or embeds").encoder
+    }
+
     /// Whether the model offers `task`.
     pub fn offers(&self, task: Task) -> bool {
         match task {

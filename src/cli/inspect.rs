@@ -1,0 +1,108 @@
+//! `octet inspect DIR`
+
+use clap::Args;
+
+use crate::architectures::{self, Architecture};
+use crate::checkpoint::ModelDir;
+
+use super::table::{Table, megabytes};
+use super::{Common, model_folder};
+
+/// Show what a model folder holds: architecture, tensors, sizes, quantization and scores.
+#[derive(Args)]
+pub(super) struct InspectArgs {
+    /// Model: a folder, or a hub id such as org/name
+    model: String,
+    /// List every tensor
+    #[arg(long)]
+    tensors: bool,
+}
+
+pub(super) fn run(args: InspectArgs, common: &Common) -> anyhow::Result<()> {
+    let settings = common.settings(Vec::new())?;
+    let dir = ModelDir::open(&model_folder(&args.model, &settings)?)?;
+    let weights = dir.weights()?;
+    let encoder_weights = dir.encoder().weights()?;
+    let Architecture { spec, head, .. } =
+        architectures::describe(dir.encoder().config(), &|name| encoder_weights.contains(name))?;
+    let trained = dir.config().octet.as_ref().map(|o| architectures::trained_head(dir.config(), o.head.pooling));
+
+    println!("{}", dir.path().display());
+    let mut facts = vec![
+        ("family", spec.family.clone()),
+        ("layers", format!("{} of {} wide, {} heads", spec.num_layers, spec.hidden_size, spec.num_heads)),
+        ("feed-forward", format!("{} wide, {:?}", spec.intermediate_size, spec.activation)),
+        ("vocabulary", format!("{} ids, {} positions", spec.vocab_size, spec.max_tokens())),
+        ("digest", dir.digest().to_string()),
+        ("weight files", megabytes(dir.weight_bytes())),
+    ];
+    if let Some(octet) = &dir.config().octet {
+        facts.push(("encoder", format!("{} ({})", octet.encoder, megabytes(dir.encoder().weight_bytes()))));
+    }
+    match head.or(trained) {
+        Some(head) => facts
+            .push(("head", format!("{:?} pooling, {:?}: {}", head.pooling, head.problem_type, head.labels.join(", ")))),
+        None => facts.push((
+            "head",
+            dir.pooling().map_or("none, mean pooling".into(), |p| format!("none, {:?} pooling", p.pooling)),
+        )),
+    }
+    if let Some(manifest) = dir.manifest() {
+        let recipe = &manifest.recipe;
+        facts.push(("scheme", recipe.scheme.clone()));
+        facts.push(("weights", recipe.weights.clone()));
+        facts.push(("embeddings", recipe.embeddings.clone()));
+        facts.push(("activations", recipe.activations.clone()));
+        facts.push((
+            "source",
+            format!("{} ({})", manifest.source.id, manifest.source.license.as_deref().unwrap_or("licence unknown")),
+        ));
+        facts.extend(manifest.temperature.map(|t| ("temperature", format!("{t:.3}"))));
+    }
+    for (name, value) in facts {
+        println!("  {name:<13} {value}");
+    }
+
+    let mut by_dtype: std::collections::BTreeMap<String, (usize, u64)> = Default::default();
+    for entry in weights.entries() {
+        let total = by_dtype.entry(entry.dtype.clone()).or_default();
+        *total = (total.0 + 1, total.1 + entry.bytes);
+    }
+    let mut table = Table::new(["dtype", "tensors", "size"]);
+    for (dtype, (count, bytes)) in by_dtype {
+        table.row([dtype, count.to_string(), megabytes(bytes)]);
+    }
+    println!("\n{table}");
+    if args.tensors {
+        let mut table = Table::new(["tensor", "dtype", "shape"]);
+        for entry in weights.entries() {
+            table.row([entry.name.clone(), entry.dtype.clone(), format!("{:?}", entry.shape)]);
+        }
+        println!("{table}");
+    }
+    if let Some(manifest) = dir.manifest().filter(|m| !m.layers.is_empty()) {
+        let mut worst = manifest.layers.clone();
+        worst.sort_by(|a, b| a.cosine.total_cmp(&b.cosine));
+        let mut table = Table::new(["largest quantization errors", "SQNR dB", "cosine"]);
+        for layer in worst.iter().take(5) {
+            let sqnr = layer.sqnr_db.map_or("exact".to_string(), |db| format!("{db:.1}"));
+            table.row([layer.name.clone(), sqnr, format!("{:.6}", layer.cosine)]);
+        }
+        println!("{table}");
+    }
+    if let Some(manifest) = dir.manifest().filter(|m| !m.scores.is_empty()) {
+        let mut table = Table::new(["score", "precision", "value", "n", "date"]);
+        for s in &manifest.scores {
+            let name = format!("{} {}", s.dataset, s.metric);
+            table.row([
+                name,
+                s.precision.clone(),
+                format!("{:.4}", s.value),
+                s.n.to_string(),
+                s.date.clone().unwrap_or_default(),
+            ]);
+        }
+        println!("{table}");
+    }
+    Ok(())
+}

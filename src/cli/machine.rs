@@ -1,0 +1,40 @@
+//! The machine a figure was measured on, in words.
+
+use crate::kernels::Kernels;
+
+/// CPU model, number of CPUs and kernels, e.g. `AMD EPYC, 2 CPUs, avx512_vnni`.
+pub(super) fn describe(kernels: Kernels) -> String {
+    let cpuinfo = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpuinfo.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':').map(|(_, m)| m.trim()));
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("{}, {cpus} CPUs, {}", model.unwrap_or("unknown CPU"), kernels.isa())
+}
+
+/// Today as `YYYY-MM-DD` (UTC), from the days since 1970 by Howard Hinnant's `civil_from_days`.
+pub(super) fn today() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    date((now.as_secs() / 86_400) as i64)
+}
+
+fn date(days: i64) -> String {
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_index = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_index + 2) / 5 + 1;
+    let month = if month_index < 10 { month_index + 3 } else { month_index - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn days_become_dates() {
+        assert_eq!(super::date(0), "1970-01-01");
+        assert_eq!(super::date(11_016), "2000-02-29");
+        assert_eq!(super::date(20_779), "2026-11-22");
+    }
+}

@@ -1,0 +1,144 @@
+//! The subcommands: each reads its arguments, composes library calls and prints what they found.
+//!
+//! Only this folder reads the command line and the environment.
+
+mod bench;
+mod eval;
+mod inspect;
+mod machine;
+mod progress;
+mod quantize;
+mod table;
+mod train;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand};
+
+use crate::checkpoint::hub::{self, HubSettings};
+use crate::config::{IsaChoice, Origin, Settings};
+use crate::kernels::{Isa, Kernels};
+
+/// Serve int8 NLP models on ordinary CPUs: classification, summaries and embeddings over HTTP.
+///
+/// Start with `octet serve`: it needs no arguments and no download. Then
+/// `curl localhost:8080/v1/classify -d '{"input": "I love it"}'`.
+#[derive(Parser)]
+#[command(name = "octet", version, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every subcommand takes.
+#[derive(Args)]
+struct Common {
+    /// Settings file; config/octet.toml is read when it exists and none is named
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Any setting by its key, e.g. --set engine.threads=2; wins over file and environment
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = key_value)]
+    overrides: Vec<(String, String)>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Make an int8 model folder from a float one
+    Quantize(quantize::QuantizeArgs),
+    /// Measure accuracy, agreement with f32 and speed, and store them with the model
+    Eval(eval::EvalArgs),
+    /// Measure the encoder's speed on this machine
+    Bench(bench::BenchArgs),
+    /// Train a classification head on a frozen encoder
+    Train(train::TrainArgs),
+    /// Show what a model folder holds
+    Inspect(inspect::InspectArgs),
+}
+
+/// Parses the command line and runs the subcommand.
+///
+/// # Errors
+/// Whatever the subcommand could not do, as a chain from what was wanted to why it failed.
+pub fn run() -> anyhow::Result<()> {
+    let Cli { common, command } = Cli::parse();
+    match command {
+        Command::Quantize(args) => quantize::run(args, &common),
+        Command::Eval(args) => eval::run(args, &common),
+        Command::Bench(args) => bench::run(args, &common),
+        Command::Train(args) => train::run(args, &common),
+        Command::Inspect(args) => inspect::run(args, &common),
+    }
+}
+
+impl Common {
+    /// Defaults, file, environment, flags, and then `flags` of the subcommand's own.
+    fn settings(&self, flags: Vec<(String, String)>) -> anyhow::Result<Settings> {
+        let overrides: Vec<_> = self.overrides.iter().cloned().chain(flags).collect();
+        Settings::load(self.config.as_deref(), std::env::vars(), &overrides).map_err(|problems| {
+            let lines: Vec<_> = problems.iter().map(|p| format!("\n  {p}")).collect();
+            anyhow::anyhow!("the settings have {} problem(s):{}", problems.len(), lines.concat())
+        })
+    }
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').map(|(k, v)| (k.trim().to_string(), v.trim().to_string()));
+    pair.ok_or_else(|| format!("found \"{text}\", expected key=value, e.g. engine.threads=2"))
+}
+
+/// The kernels that the settings ask for.
+fn kernels(settings: &Settings) -> anyhow::Result<Kernels> {
+    let isa = match settings.engine.isa {
+        IsaChoice::Auto => return Ok(Kernels::detect()),
+        IsaChoice::Scalar => Isa::Scalar,
+        IsaChoice::Avx2 => Isa::Avx2,
+        IsaChoice::AvxVnni => Isa::AvxVnni,
+        IsaChoice::Avx512Vnni => Isa::Avx512Vnni,
+    };
+    Kernels::for_isa(isa).context("engine.isa (OCTET_ISA)")
+}
+
+/// A folder as it is, or the cached or downloaded folder of a hub id.
+fn model_folder(model: &str, settings: &Settings) -> anyhow::Result<PathBuf> {
+    if Path::new(model).exists() {
+        return Ok(PathBuf::from(model));
+    }
+    if !model.contains('/') || model.starts_with(['.', '/']) {
+        bail!("{model}: no such folder; give a model folder, or a hub id such as org/name");
+    }
+    let bar = progress::download();
+    let folder = hub::resolve_with_progress(model, &hub_settings(settings), &mut |p| {
+        bar.set_length(p.total.unwrap_or(p.received));
+        bar.set_position(p.received);
+        bar.set_message(p.file.to_string());
+    });
+    bar.finish_and_clear();
+    folder.with_context(|| format!("model {model}"))
+}
+
+/// What Hugging Face's own variables say, unless our settings say otherwise.
+fn hub_settings(settings: &Settings) -> HubSettings {
+    let mut hub = HubSettings::from_lookup(|name| std::env::var(name).ok());
+    let ours = |key: &str| *settings.origin(key) != Origin::Default;
+    if ours("hub.endpoint") {
+        hub.endpoint = settings.hub.endpoint.clone();
+    }
+    if ours("hub.offline") {
+        hub.offline = settings.hub.offline;
+    }
+    if ours("hub.cache_dir") && !settings.hub.cache_dir.is_empty() {
+        hub.cache_dir = PathBuf::from(&settings.hub.cache_dir);
+    }
+    hub
+}
+
+/// Compute threads that the settings ask for.
+fn threads(settings: &Settings) -> usize {
+    match settings.engine.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    }
+}
