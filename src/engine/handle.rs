@@ -80,7 +80,6 @@ impl Drop for Shared {
 /// Counts a call of `run` until it ends, in whatever way.
 struct Active {
     shared: Arc<Shared>,
-    _in_flight: InFlightGuard,
 }
 
 impl Drop for Active {
@@ -219,7 +218,7 @@ impl Engine {
         record.set_target(&model.info.id, task.name());
         let deadline = request.deadline;
         let work = async {
-            let _active = self.enter(&model.info.id)?;
+            let _counted = self.enter(&model.info.id)?;
             let mut phase = self.shared.phase.subscribe();
             let compute = self.compute(model, task, pipeline, inputs, options, request);
             tokio::select! {
@@ -291,10 +290,14 @@ impl Engine {
     }
 
     /// Counts a call of `run`, unless the engine is shutting down.
-    fn enter(&self, model: &str) -> Result<Active, EngineError> {
+    fn enter(&self, model: &str) -> Result<(Active, InFlightGuard), EngineError> {
+        // Counted before the check, so that a drain that begins in between waits for this call.
         self.shared.active.fetch_add(1, Ordering::SeqCst);
-        let active = Active { shared: self.shared.clone(), _in_flight: self.shared.metrics.in_flight(model) };
-        if self.is_ready() { Ok(active) } else { Err(EngineError::Draining) }
+        let active = Active { shared: self.shared.clone() };
+        if !self.is_ready() {
+            return Err(EngineError::Draining);
+        }
+        Ok((active, self.shared.metrics.in_flight(model)))
     }
 
     async fn compute<P: Pipeline>(

@@ -21,6 +21,9 @@ use octet::text::{Encoding, Tokenizer};
 /// A token id that makes the encoder panic.
 const POISON: u32 = 666;
 
+/// A sequence that the encoder turns into NaN.
+const NOT_A_NUMBER: [u32; 1] = [99];
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Hidden state of every token: the sum of its sequence's ids, and the length. Can be held up.
@@ -88,8 +91,9 @@ impl Encoder for FakeEncoder {
         assert!(!batch.ids.contains(&POISON), "poison");
         out.clear();
         for range in batch.ranges() {
-            let sum: u32 = batch.ids[range.clone()].iter().sum();
-            range.clone().for_each(|_| out.extend([sum as f32, range.len() as f32]));
+            let ids = &batch.ids[range.clone()];
+            let sum = if ids == NOT_A_NUMBER { f32::NAN } else { ids.iter().sum::<u32>() as f32 };
+            range.clone().for_each(|_| out.extend([sum, range.len() as f32]));
         }
     }
 }
@@ -358,6 +362,13 @@ async fn a_deadline_in_the_queue_is_answered_in_time_and_costs_no_compute() {
     assert_eq!(rig.run(vec![vec![3]]).await.unwrap().outputs, [3]);
     assert!(!rig.encoder.has_seen(2), "an expired request was computed");
 
+    rig.encoder.set_open(false);
+    let deadline = Some(Instant::now() + Duration::from_millis(30));
+    let request = RequestContext { deadline, ..RequestContext::new() };
+    let error = expect_error(rig.run_with(vec![vec![5]], SumOptions::default(), request).await);
+    assert_eq!(error, EngineError::Deadline, "a deadline that passes while the request is computed");
+    rig.encoder.set_open(true);
+
     let late = RequestContext { deadline: Some(Instant::now()), ..RequestContext::new() };
     let error = expect_error(rig.run_with(vec![vec![4]], SumOptions::default(), late).await);
     assert_eq!(error, EngineError::Deadline, "a deadline that has passed before the start");
@@ -444,7 +455,7 @@ async fn drain_loses_nothing_that_was_accepted() {
     });
     until(|| !rig.engine.is_ready()).await;
     assert_eq!(expect_error(rig.run(vec![vec![1]]).await), EngineError::Draining);
-    assert_eq!(rig.metric("octet_model_ready"), 0.0);
+    until(|| rig.metric("octet_model_ready") == 0.0).await;
     rig.encoder.set_open(true);
     for (i, request) in (1..=50).zip(requests) {
         assert_eq!(request.await.unwrap().unwrap().outputs, [3 * i, 5 * i]);
@@ -471,11 +482,10 @@ async fn a_drain_that_runs_out_of_time_answers_everyone() {
 async fn a_huge_request_does_not_starve_small_ones() {
     let rig = Rig::new(RigOptions { open: false, ..RigOptions::default() });
     let huge: Vec<_> = (0..3).map(|_| rig.spawn(vec![vec![1; 8]; 1000])).collect();
-    // The thread holds one batch of the three requests.
-    until(|| rig.metric("octet_requests_in_flight") == 3.0 && rig.metric("octet_queue_tokens") >= 23_000.0).await;
-    let queued = rig.metric("octet_queue_tokens") as usize;
+    // The thread holds one batch of 64 tokens; all others wait.
+    rig.until_queued(3 * 8 * 1000 - 64).await;
     let small = rig.spawn(vec![vec![9; 8]]);
-    rig.until_queued(queued + 8).await;
+    rig.until_queued(3 * 8 * 1000 - 64 + 8).await;
     rig.encoder.set_open(true);
     assert_eq!(small.await.unwrap().unwrap().outputs, [72]);
     for request in huge {
@@ -573,6 +583,16 @@ async fn classification_counts_labels_and_finds_models_by_name_or_task() {
     let embed = rig.engine.embed(None, vec!["w1".into()], Default::default(), RequestContext::new());
     assert!(matches!(expect_error(embed.await), EngineError::UnsupportedTask { model: None, .. }));
     assert_eq!(expect_error(classify(None, " ").await), EngineError::Input(PipelineError::Empty { index: 0 }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_that_is_not_finite_is_an_error_and_counted() {
+    let rig = Rig::new(RigOptions::default());
+    let inputs = ["w1", "w99"].map(|text| ClassifyInput { text: text.into(), text_pair: None });
+    let answer = rig.engine.classify(None, inputs.to_vec(), ClassifyOptions::default(), RequestContext::new()).await;
+    assert_eq!(expect_error(answer), EngineError::Input(PipelineError::NotFinite { index: 1 }));
+    assert_eq!(rig.metric("octet_nonfinite_outputs_total{model=\"sums\"}"), 1.0);
+    assert_eq!(rig.metric("octet_predictions_total"), 0.0);
 }
 
 #[test]
