@@ -9,11 +9,11 @@
 //!
 //! # Threads
 //!
-//! A forward pass runs inside a rayon pool that its workspace owns, so rayon's global pool is never touched. candle
-//! reads two variables from the environment of the process, and they have to be set there: `RAYON_NUM_THREADS`
-//! says into how many tasks a matrix product is split (when unset, candle parses `/proc/cpuinfo` for each product),
-//! and `CANDLE_NUM_THREADS=1` keeps element-wise steps of 65 536 elements and more off candle's process-wide
-//! barrier pool, which would run the callers of different threads one after another.
+//! A forward pass runs inside a rayon pool that its workspace owns; rayon's global pool is never started. candle
+//! itself reads `RAYON_NUM_THREADS` from the environment of the process, and a server that runs this executor should
+//! be started with `RAYON_NUM_THREADS=1`. When the variable is unset, candle parses `/proc/cpuinfo` for each matrix
+//! product, and element-wise steps over 65 536 values and more go to a process-wide pool of its own (`candle-bp-*`)
+//! that serves one caller at a time; `CANDLE_NUM_THREADS=1` stops only the latter.
 
 mod attention;
 mod embedding;

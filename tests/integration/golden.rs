@@ -4,10 +4,14 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use octet::architectures::{Activation, Architecture, Encoder, EncoderSpec, LinearNames, RaggedBatch, describe};
+use octet::architectures::{
+    Activation, Architecture, Encoder, EncoderSpec, LinearNames, ProblemType, RaggedBatch, describe,
+};
 use octet::checkpoint::{self, CheckpointError, ModelDir, Weights};
 use octet::kernels::Kernels;
-use octet::nn::{CandleEncoder, Linear, Parameters, Precision, Trainable};
+use octet::nn::{CandleEncoder, Linear, Parameters, Precision, Stored, Trainable};
+use octet::pipelines::{self, EmbedOptions, Loader, Model, Pipeline};
+use octet::quantize::{QuantizeOptions, quantize};
 use octet::runtime::{Int8Encoder, int8_rows};
 
 /// Largest difference that f32 arithmetic in another order explains: hidden states are near 1, and each passes
@@ -17,6 +21,9 @@ const F32_TOLERANCE: f32 = 1e-4;
 /// Smallest cosine between a token's hidden states in int8 and in f32. Measured: 0.9958 in one row of `bert`, above
 /// 0.998 in all other models; these weights are drawn wide, and their attention sharpens every error.
 const INT8_COSINE: f32 = 0.99;
+
+/// Largest difference between a logit in int8 and in f32; logits are between -4 and 4.
+const INT8_LOGITS: f32 = 0.25;
 
 /// Largest difference between int8 layers in `nn` and the int8 executor. Both run the same integer kernels; the float
 /// steps between them differ in the last bits, which is all that is seen here (measured: 1e-6). On another CPU, where
@@ -48,6 +55,8 @@ struct Case {
     type_ids: Vec<u32>,
     /// `[tokens * hidden_size]`.
     hidden: Vec<f32>,
+    /// `[labels]`, when the model has a head.
+    logits: Option<Vec<f32>>,
 }
 
 impl Golden {
@@ -96,16 +105,22 @@ fn run(encoder: &dyn Encoder, batch: &RaggedBatch) -> Vec<f32> {
 
 fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
-    // A NaN must not look small.
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, |max, d| if d <= max { max } else { d })
+    assert!(a.iter().chain(b).all(|v| v.is_finite()), "a NaN or an infinity would look small");
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-/// Smallest cosine between rows of `width` values.
-fn smallest_cosine(a: &[f32], b: &[f32], width: usize) -> f32 {
+/// Cosines between rows of `width` values.
+fn cosines(a: &[f32], b: &[f32], width: usize) -> Vec<f32> {
     assert_eq!(a.len(), b.len());
+    assert!(a.iter().chain(b).all(|v| v.is_finite()), "a NaN or an infinity would look like 1");
     let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
-    let cosines = a.chunks_exact(width).zip(b.chunks_exact(width));
-    cosines.map(|(a, b)| (dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()) as f32).fold(1.0, f32::min)
+    let rows = a.chunks_exact(width).zip(b.chunks_exact(width));
+    rows.map(|(a, b)| (dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()) as f32).collect()
+}
+
+/// The smallest of [`cosines`].
+fn smallest_cosine(a: &[f32], b: &[f32], width: usize) -> f32 {
+    cosines(a, b, width).into_iter().fold(1.0, f32::min)
 }
 
 #[test]
@@ -119,6 +134,49 @@ fn hidden_states_match_transformers_for_every_family_and_dtype() {
         let difference = largest_difference(&run(&encoder, &golden.batch()), &golden.hidden());
         println!("{name}: hidden states differ by at most {difference:.1e}");
         assert!(difference < F32_TOLERANCE, "{name}: {difference}");
+    }
+}
+
+fn load(folder: &Path, precision: pipelines::Precision) -> Model {
+    Loader::new(Kernels::detect(), precision).load("golden", folder).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Models with a head, what its outputs mean, and their names.
+const HEADS: [(&str, ProblemType, &[&str]); 4] = [
+    ("bert-classify", ProblemType::SingleLabel, &["negative", "neutral", "positive"]),
+    ("distilbert-multilabel", ProblemType::MultiLabel, &["toxic", "insult", "threat", "spam"]),
+    ("roberta-classify", ProblemType::SingleLabel, &["no", "yes"]),
+    ("xlm-roberta-regression", ProblemType::Regression, &["LABEL_0"]),
+];
+
+/// Largest difference between the logits of a model and those of Transformers, over all cases in one batch.
+fn logits_difference(name: &str, precision: pipelines::Precision) -> f32 {
+    let (_, _, golden) = open(name);
+    let classifier = load(&goldens().join(name), precision).classifier.expect("the model classifies");
+    let rows = classifier.model.rows(&golden.batch(), &mut classifier.model.encoder.workspace());
+    let expected = golden.cases.iter().map(|case| case.logits.as_deref().expect("the golden has logits"));
+    assert_eq!(rows.len(), golden.cases.len());
+    rows.iter().zip(expected).map(|(row, expected)| largest_difference(row, expected)).fold(0.0, f32::max)
+}
+
+#[test]
+fn logits_match_transformers_for_every_head() {
+    for (name, problem_type, labels) in HEADS {
+        let classifier = load(&goldens().join(name), pipelines::Precision::Float).classifier.unwrap();
+        assert_eq!(classifier.problem_type, problem_type, "{name}");
+        assert_eq!(classifier.labels, labels, "{name}");
+        let difference = logits_difference(name, pipelines::Precision::Float);
+        println!("{name}: logits differ by at most {difference:.1e}");
+        assert!(difference < F32_TOLERANCE, "{name}: {difference}");
+    }
+}
+
+#[test]
+fn int8_logits_stay_close_to_transformers() {
+    for (name, ..) in HEADS {
+        let difference = logits_difference(name, pipelines::Precision::Int8);
+        println!("{name}: int8 logits differ by at most {difference:.3}");
+        assert!(difference < INT8_LOGITS, "{name}: {difference}");
     }
 }
 
@@ -233,11 +291,10 @@ fn int8_executor_stays_close_to_transformers() {
 fn int8_executor_gives_the_same_bits_on_every_instruction_set() {
     for name in ENCODERS {
         let (encoder, golden) = int8_runtime(name, Kernels::detect());
-        let expected: Vec<u32> = run(&encoder, &golden.batch()).iter().map(|v| v.to_bits()).collect();
+        let expected = bits(&run(&encoder, &golden.batch()));
         for kernels in Kernels::available() {
-            let found = run(&int8_runtime(name, kernels).0, &golden.batch());
-            let same = found.iter().map(|v| v.to_bits()).eq(expected.iter().copied());
-            assert!(same, "{name}: {} and {} differ", kernels.isa(), Kernels::detect().isa());
+            let found = bits(&run(&int8_runtime(name, kernels).0, &golden.batch()));
+            assert!(found == expected, "{name}: {} and {} differ", kernels.isa(), Kernels::detect().isa());
         }
     }
 }
@@ -258,5 +315,97 @@ fn int8_layers_of_nn_agree_with_the_int8_executor() {
             "{name}: int8 layers in nn differ from the int8 executor by at most {difference:.1e}, cosine {cosine:.6}"
         );
         assert!(difference < INT8_STEP && cosine > 0.9999, "{name}: {difference}, {cosine}");
+    }
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|v| v.to_bits()).collect()
+}
+
+#[test]
+fn quantized_folder_gives_the_bits_of_quantizing_at_load() {
+    let scratch = tempfile::tempdir().unwrap();
+    let options = QuantizeOptions { source_id: "golden".into(), license: None, existing: checkpoint::Existing::Refuse };
+    for name in ENCODERS {
+        let destination = scratch.path().join(name);
+        quantize(&ModelDir::open(&goldens().join(name)).unwrap(), &destination, &options, |_, _| {}).unwrap();
+        let kernels = Kernels::detect();
+        let (at_load, golden) = int8_runtime(name, kernels);
+        let expected = run(&at_load, &golden.batch());
+
+        let (architecture, mut weights) = open_folder(&destination);
+        let Architecture { spec, encoder: names, .. } = architecture;
+        let stored = Int8Encoder::load(spec.clone(), &names, &mut weights, kernels).unwrap();
+        assert_eq!(bits(&run(&stored, &golden.batch())), bits(&expected), "{name}");
+
+        let (_, mut weights) = open_folder(&destination);
+        let mut parameters = Stored::new(&mut weights, Precision::AsStored(kernels));
+        let reference = CandleEncoder::build(&spec, &names, &mut parameters, 1).unwrap();
+        assert_eq!(reference.precision(), "int8");
+        let difference = largest_difference(&run(&reference, &golden.batch()), &expected);
+        assert!(difference < INT8_STEP, "{name}: {difference}");
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Sentences {
+    max_tokens: usize,
+    cases: Vec<Sentence>,
+}
+
+#[derive(serde::Deserialize)]
+struct Sentence {
+    text: String,
+    ids: Vec<u32>,
+    /// `[384]`, of length 1.
+    embedding: Vec<f32>,
+}
+
+/// The folder with all-MiniLM-L6-v2 in f32 (91 MB, not in the repository), or `None` after saying why.
+fn float_minilm() -> Option<PathBuf> {
+    let folder = std::env::var_os("OCTET_TEST_F32").map(PathBuf::from);
+    if folder.is_none() {
+        println!("skipped: OCTET_TEST_F32 does not name a folder with all-MiniLM-L6-v2 in f32");
+    }
+    folder
+}
+
+/// Embeddings of a model for the golden sentences, and those of Transformers, `[12, 384]` each.
+fn embeddings(model: &Model) -> (Vec<f32>, Vec<f32>) {
+    let golden: Sentences = read(&goldens().join("minilm.json"));
+    let embedder = model.embedder.as_ref().expect("the model embeds");
+    assert_eq!(model.info.max_tokens, golden.max_tokens);
+    for case in &golden.cases {
+        let encoding = model.tokenizer.encode(&case.text, None, golden.max_tokens).unwrap();
+        assert_eq!(encoding.ids, case.ids, "{:?}", case.text);
+    }
+    let texts = golden.cases.iter().map(|case| case.text.clone()).collect();
+    let found = embedder.run(texts, &EmbedOptions::default(), 1024).unwrap();
+    let expected = golden.cases.into_iter().flat_map(|case| case.embedding).collect();
+    (found.into_iter().flat_map(|e| e.vector).collect(), expected)
+}
+
+#[test]
+fn minilm_in_f32_matches_transformers() {
+    let Some(folder) = float_minilm() else { return };
+    let (found, expected) = embeddings(&load(&folder, pipelines::Precision::Float));
+    let difference = largest_difference(&found, &expected);
+    println!("all-MiniLM-L6-v2 in f32: embeddings differ by at most {difference:.1e}");
+    assert!(difference < 1e-5, "{difference}");
+}
+
+#[test]
+fn minilm_of_the_repository_stays_close_to_transformers() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/all-MiniLM-L6-v2");
+    let (found, expected) = embeddings(&load(&folder, pipelines::Precision::Int8));
+    let cosines = cosines(&found, &expected, 384);
+    let mean = cosines.iter().sum::<f32>() / cosines.len() as f32;
+    let smallest = smallest_cosine(&found, &expected, 384);
+    println!("all-MiniLM-L6-v2 in int8: embeddings have a cosine of {mean:.5} with f32, at least {smallest:.5}");
+    // The smallest is that of "Yes.", whose four tokens average the least.
+    assert!(mean > 0.9975 && smallest > 0.99, "mean {mean}, smallest {smallest}");
+    if let Some(float) = float_minilm() {
+        let (at_load, _) = embeddings(&load(&float, pipelines::Precision::Int8));
+        assert_eq!(bits(&found), bits(&at_load), "the stored model is not what its source quantizes to");
     }
 }
