@@ -32,6 +32,7 @@ pub mod nn;
 pub mod pipelines;
 pub mod quantize;
 pub mod runtime;
+pub mod server;
 pub mod telemetry;
 pub mod text;
 pub mod train;

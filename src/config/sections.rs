@@ -54,7 +54,7 @@ section! {
         host: String = "127.0.0.1".into(), Allowed::Text;
         /// TCP port; 0 takes a free one.
         port: u16 = 8080, between(0, 65_535);
-        /// Connections open at a time; further ones wait unaccepted.
+        /// Connections open at a time; further ones are answered 503 and closed.
         max_connections: usize = 1024, between(1, 1_000_000);
         /// Time a client has to send the request line and headers.
         header_timeout_ms: u64 = 10_000, between(1, 600_000);
@@ -62,6 +62,8 @@ section! {
         body_idle_timeout_ms: u64 = 10_000, between(1, 600_000);
         /// Time a client has to send the whole request body.
         body_timeout_ms: u64 = 30_000, between(1, 3_600_000);
+        /// How long a client may read nothing of its answer.
+        write_timeout_ms: u64 = 30_000, between(1, 3_600_000);
         /// How long a connection may stay open without a request.
         idle_timeout_ms: u64 = 60_000, between(1, 3_600_000);
         /// Largest request body; a text of 1 MB needs room for JSON escapes.

@@ -1,4 +1,7 @@
 mod engine;
+mod fake_model;
 mod golden;
+mod http;
 mod hub;
 mod settings;
+mod support;

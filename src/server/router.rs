@@ -1,0 +1,94 @@
+//! Every route and every layer, in one place each.
+
+use std::any::Any;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::telemetry::{RequestRecord, Route};
+
+use super::AppState;
+use super::error::{ApiError, Kind};
+use super::request;
+use super::routes::{classify, docs, embeddings, health, metrics, models, predict, summarize};
+
+/// Route label of a request that no route matches.
+const UNMATCHED: &str = "_unmatched";
+
+/// Every route template with its task, as metrics need them.
+pub const ROUTES: &[Route] = &[
+    Route { path: "/v1/classify", task: Some("classify") },
+    Route { path: "/v1/summarize", task: Some("summarize") },
+    Route { path: "/v1/embeddings", task: Some("embed") },
+    Route { path: "/predict", task: Some("classify") },
+    Route { path: "/v1/models", task: None },
+    Route { path: "/v1/models/{*id}", task: None },
+    Route { path: "/info", task: None },
+    Route { path: "/livez", task: None },
+    Route { path: "/readyz", task: None },
+    Route { path: "/health", task: None },
+    Route { path: "/metrics", task: None },
+    Route { path: "/openapi.json", task: None },
+    Route { path: "/docs", task: None },
+    Route { path: UNMATCHED, task: None },
+];
+
+/// The whole HTTP surface.
+pub(super) fn router(app: AppState) -> Router {
+    Router::new()
+        .route("/v1/classify", post(classify::classify))
+        .route("/v1/summarize", post(summarize::summarize))
+        .route("/v1/embeddings", post(embeddings::embeddings))
+        .route("/predict", post(predict::predict))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{*id}", get(models::one))
+        .route("/info", get(models::info))
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .route("/health", get(health::health))
+        .route("/metrics", get(metrics::metrics))
+        .route("/openapi.json", get(docs::openapi))
+        .route("/docs", get(docs::page))
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        // Layers, innermost first; the last one sees a request first and its answer last. Limits on the head and on
+        // connections stand before them (connection.rs), limits on the body behind them, where it is read (body.rs).
+        //
+        // A panic in a handler becomes an ordinary 500, so that everything further out treats it like one.
+        .layer(CatchPanicLayer::custom(panicked))
+        // Gives the id, writes error bodies with it, and puts it on every answer, those of panics and 404s included.
+        .layer(from_fn_with_state(app.clone(), request::context))
+        // Outermost: sees the final status, and by its `Drop` also the requests whose client went away.
+        .layer(from_fn_with_state(app.clone(), measure))
+        .with_state(app)
+}
+
+/// Records every request once, whatever becomes of it.
+async fn measure(State(app): State<AppState>, path: Option<MatchedPath>, mut request: Request, next: Next) -> Response {
+    let record = RequestRecord::new(Instant::now());
+    request.extensions_mut().insert(record.clone());
+    let matched = path.as_ref().map(MatchedPath::as_str);
+    let route = ROUTES.iter().find(|route| Some(route.path) == matched).map_or(UNMATCHED, |route| route.path);
+    let guard = app.metrics.request(route, record);
+    let response = next.run(request).await;
+    guard.finish(response.status().as_u16());
+    response
+}
+
+/// A bug of ours; where it happened is in the log, written by the panic hook.
+fn panicked(_: Box<dyn Any + Send>) -> Response {
+    ApiError::backend("a handler panicked").into_response()
+}
+
+async fn not_found() -> ApiError {
+    ApiError::new(Kind::NotFound, "no such route; GET /docs lists the routes")
+}
+
+async fn method_not_allowed() -> ApiError {
+    ApiError::new(Kind::MethodNotAllowed, "this route does not answer that method; see the Allow header")
+}
