@@ -14,9 +14,6 @@ use crate::text::{Tokenizer, TokenizerError};
 
 use super::{Classifier, ComponentSize, Dense, Embedder, Head, Model, ModelInfo, Score, SequenceModel, Summarizer};
 
-/// Most sentences that one text may have to be summarized.
-const MAX_SENTENCES: usize = 20_000;
-
 /// Which executor runs the encoder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Precision {
@@ -229,7 +226,7 @@ fn assemble(
                 model,
                 tokenizer: tokenizer.clone(),
                 max_tokens,
-                max_sentences: MAX_SENTENCES,
+                max_sentences: super::DEFAULT_MAX_SENTENCES,
             }));
         }
     }

@@ -4,4 +4,5 @@ mod golden;
 mod http;
 mod hub;
 mod settings;
+mod summaries;
 mod support;
