@@ -15,13 +15,13 @@ pub enum Activation {
     Relu,
 }
 
-/// Odd numerator of `erf(z) = z p(z^2) / q(z^2)` on [-3.83, 3.83], highest power first (Eigen's `erf` for f32).
+/// Odd numerator of `erf(z) = z p(z^2) / q(z^2)` on [-3.86, 3.86], highest power first (Eigen's `erf` for f32).
 const ERF_P: [f32; 6] =
     [2.123_732_2e-6, 2.861_979_6e-4, 3.658_048_3e-3, 5.243_302e-2, 1.874_160_8e-1, std::f32::consts::FRAC_2_SQRT_PI];
 /// Denominator of the same quotient.
 const ERF_Q: [f32; 6] = [3.891_857_3e-5, 1.143_296e-3, 1.475_208_8e-2, 1.129_456_76e-1, 4.994_258e-1, 1.0];
-/// From here on the f32 nearest to `erf` is 1.
-const ERF_ONE: f32 = 3.832_507;
+/// Here the quotient is exactly 1, so that larger `z`, taken as this, give exactly 1 too (`erf(3.86)` is 1 - 5e-8).
+const ERF_ONE: f32 = 3.86;
 
 #[inline(always)]
 fn polynomial<V: Lanes, const N: usize>(x: V, coefficients: [f32; N]) -> V {
@@ -35,11 +35,9 @@ fn polynomial<V: Lanes, const N: usize>(x: V, coefficients: [f32; N]) -> V {
 /// The error function.
 #[inline(always)]
 fn erf<V: Lanes>(z: V) -> V {
-    let (one, limit) = (V::splat(1.0), V::splat(ERF_ONE));
-    let z = z.max(V::splat(-ERF_ONE)).min(limit);
+    let z = z.max(V::splat(-ERF_ONE)).min(V::splat(ERF_ONE));
     let z2 = z.mul(z);
-    let y = z.mul(polynomial(z2, ERF_P)).div(polynomial(z2, ERF_Q));
-    V::splat(-ERF_ONE).if_below(z, z.if_below(limit, y, one), V::splat(-1.0))
+    z.mul(polynomial(z2, ERF_P)).div(polynomial(z2, ERF_Q))
 }
 
 /// [`Activation::Gelu`].

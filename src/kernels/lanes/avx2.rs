@@ -154,13 +154,14 @@ impl Lanes for Avx2Lanes {
     }
 
     #[inline(always)]
-    fn exp2_integer(self) -> Self {
-        avx2!({
+    fn mul_exp2(self, n: Self) -> Self {
+        let power = avx2!({
             let bias = _mm256_set1_epi32(127);
-            let a = _mm256_add_epi32(_mm256_cvtps_epi32(self.0), bias);
-            let b = _mm256_add_epi32(_mm256_cvtps_epi32(self.1), bias);
+            let a = _mm256_add_epi32(_mm256_cvtps_epi32(n.0), bias);
+            let b = _mm256_add_epi32(_mm256_cvtps_epi32(n.1), bias);
             Avx2Lanes(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(a)), _mm256_castsi256_ps(_mm256_slli_epi32::<23>(b)))
-        })
+        });
+        self.mul(power)
     }
 
     #[inline(always)]

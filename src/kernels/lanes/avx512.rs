@@ -125,11 +125,8 @@ impl Lanes for Avx512Lanes {
     }
 
     #[inline(always)]
-    fn exp2_integer(self) -> Self {
-        Avx512Lanes(avx512!({
-            let exponent = _mm512_add_epi32(_mm512_cvtps_epi32(self.0), _mm512_set1_epi32(127));
-            _mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent))
-        }))
+    fn mul_exp2(self, n: Self) -> Self {
+        Avx512Lanes(avx512!(_mm512_scalef_ps(self.0, n.0)))
     }
 
     #[inline(always)]

@@ -78,8 +78,9 @@ pub(crate) trait Lanes: Copy {
     fn max(self, other: Self) -> Self;
     /// The nearest integer, halves to even.
     fn round(self) -> Self;
-    /// `2^self` for integers from -126 to 128, where 2^128 is infinity.
-    fn exp2_integer(self) -> Self;
+    /// `self * 2^n` for lanes from 0.5 to 2 and integers `n` from -126 to 127 whose result is a normal number;
+    /// otherwise unspecified.
+    fn mul_exp2(self, n: Self) -> Self;
     /// `if self < limit { then } else { otherwise }`.
     fn if_below(self, limit: Self, then: Self, otherwise: Self) -> Self;
 

@@ -109,9 +109,8 @@ impl Lanes for ScalarLanes {
     }
 
     #[inline(always)]
-    fn exp2_integer(self) -> Self {
-        // Wrapping: a NaN lane gives some bits, which its NaN mantissa then absorbs.
-        ScalarLanes(self.0.map(|n| f32::from_bits(((n as i32).wrapping_add(127) as u32) << 23)))
+    fn mul_exp2(self, n: Self) -> Self {
+        self.zip(n, |a, n| a * f32::from_bits(((n as i32).wrapping_add(127) as u32) << 23))
     }
 
     #[inline(always)]
