@@ -122,6 +122,16 @@ unsafe fn multiply<V: Lanes, const Q: usize>(
     }
 }
 
+/// [`Lanes::load_first`] with zeros, quick when all 16 lanes are there.
+///
+/// # Safety
+/// `from` points at `count` readable values, at most 16.
+#[inline(always)]
+unsafe fn load_up_to_16<V: Lanes>(from: *const f32, count: usize) -> V {
+    // SAFETY: the caller's promise.
+    unsafe { if count == LANES { V::load(from) } else { V::load_first(from, count, 0.0) } }
+}
+
 struct Attention<'a> {
     qkv: &'a [f32],
     heads: usize,
@@ -136,14 +146,22 @@ impl Attention<'_> {
     #[inline(always)]
     fn pack<V: Lanes>(&mut self, head: usize, key_panels: Panels, value_panels: Panels) {
         let (head_dim, hidden) = (self.head_dim, self.heads * self.head_dim);
-        let keys = self.scratch.keys.as_mut_slice();
-        let values = self.scratch.values.as_mut_slice();
+        let keys = &mut self.scratch.keys.as_mut_slice()[..key_panels.len()];
+        let values = &mut self.scratch.values.as_mut_slice()[..value_panels.len()];
         for (group, rows) in self.qkv.chunks(LANES * 3 * hidden).enumerate() {
             let (at, stride) = key_panels.position::<V>(group);
-            for (lane, row) in rows.chunks_exact(3 * hidden).enumerate() {
-                let key = &row[hidden + head * head_dim..][..head_dim];
-                for (to, &from) in keys[at + lane..].iter_mut().step_by(stride).zip(key) {
-                    *to = from;
+            for d in (0..head_dim).step_by(LANES) {
+                let count = LANES.min(head_dim - d);
+                let mut block = [V::splat(0.0); LANES];
+                for (block, row) in block.iter_mut().zip(rows.chunks_exact(3 * hidden)) {
+                    let key = &row[hidden + head * head_dim + d..][..count];
+                    // SAFETY: `key` holds `count` values.
+                    *block = unsafe { load_up_to_16(key.as_ptr(), count) };
+                }
+                let block = V::transpose(block);
+                for (column, to) in block.iter().zip(keys[at + d * stride..].chunks_mut(stride)).take(count) {
+                    // SAFETY: the slice checks that there are 16 values.
+                    unsafe { column.store(to[..LANES].as_mut_ptr()) };
                 }
             }
         }
@@ -151,7 +169,9 @@ impl Attention<'_> {
             let value = &row[2 * hidden + head * head_dim..][..head_dim];
             for (group, from) in value.chunks(LANES).enumerate() {
                 let (at, stride) = value_panels.position::<V>(group);
-                values[at + t * stride..][..from.len()].copy_from_slice(from);
+                let to = &mut values[at + t * stride..][..LANES];
+                // SAFETY: `from` holds its length of values, and `to` 16.
+                unsafe { load_up_to_16::<V>(from.as_ptr(), from.len()).store(to.as_mut_ptr()) };
             }
         }
     }

@@ -46,6 +46,33 @@ fn fold(lanes: Avx2Lanes, f: impl Fn(__m128, __m128) -> __m128) -> f32 {
     })
 }
 
+/// Transposes an 8 x 8 block.
+#[inline(always)]
+fn transpose_8x8(rows: [__m256; 8]) -> [__m256; 8] {
+    let mut pairs = rows;
+    for i in (0..8).step_by(2) {
+        pairs[i] = avx2!(_mm256_unpacklo_ps(rows[i], rows[i + 1]));
+        pairs[i + 1] = avx2!(_mm256_unpackhi_ps(rows[i], rows[i + 1]));
+    }
+    // Half `h` of row `4 g + c` becomes column `4 h + c` of rows `4 g` to `4 g + 3`.
+    let mut fours = pairs;
+    for g in [0, 4] {
+        for half in 0..2 {
+            avx2!({
+                let (a, b) = (_mm256_castps_pd(pairs[g + half]), _mm256_castps_pd(pairs[g + half + 2]));
+                fours[g + 2 * half] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
+                fours[g + 2 * half + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
+            });
+        }
+    }
+    let mut columns = fours;
+    for c in 0..4 {
+        columns[c] = avx2!(_mm256_permute2f128_ps::<0x20>(fours[c], fours[4 + c]));
+        columns[4 + c] = avx2!(_mm256_permute2f128_ps::<0x31>(fours[c], fours[4 + c]));
+    }
+    columns
+}
+
 impl Lanes for Avx2Lanes {
     const TILE_GROUPS: usize = 1;
 
@@ -171,6 +198,24 @@ impl Lanes for Avx2Lanes {
             let b = _mm256_cmp_ps::<_CMP_LT_OQ>(self.1, limit.1);
             Avx2Lanes(_mm256_blendv_ps(otherwise.0, then.0, a), _mm256_blendv_ps(otherwise.1, then.1, b))
         })
+    }
+
+    #[inline(always)]
+    fn transpose(rows: [Self; LANES]) -> [Self; LANES] {
+        let mut columns = rows;
+        let (mut top_left, mut top_right) = ([avx2!(_mm256_setzero_ps()); 8], [avx2!(_mm256_setzero_ps()); 8]);
+        let (mut bottom_left, mut bottom_right) = (top_left, top_right);
+        for i in 0..8 {
+            (top_left[i], top_right[i]) = (rows[i].0, rows[i].1);
+            (bottom_left[i], bottom_right[i]) = (rows[8 + i].0, rows[8 + i].1);
+        }
+        let (top_left, top_right) = (transpose_8x8(top_left), transpose_8x8(top_right));
+        let (bottom_left, bottom_right) = (transpose_8x8(bottom_left), transpose_8x8(bottom_right));
+        for i in 0..8 {
+            columns[i] = Avx2Lanes(top_left[i], bottom_left[i]);
+            columns[8 + i] = Avx2Lanes(top_right[i], bottom_right[i]);
+        }
+        columns
     }
 
     #[inline(always)]

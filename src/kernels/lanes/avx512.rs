@@ -137,6 +137,42 @@ impl Lanes for Avx512Lanes {
     }
 
     #[inline(always)]
+    fn transpose(rows: [Self; LANES]) -> [Self; LANES] {
+        let mut pairs = rows;
+        for i in (0..LANES).step_by(2) {
+            avx512!({
+                pairs[i] = Avx512Lanes(_mm512_unpacklo_ps(rows[i].0, rows[i + 1].0));
+                pairs[i + 1] = Avx512Lanes(_mm512_unpackhi_ps(rows[i].0, rows[i + 1].0));
+            });
+        }
+        // Quarter `q` of row `4 g + c` becomes column `4 q + c` of rows `4 g` to `4 g + 3`.
+        let mut fours = pairs;
+        for g in (0..LANES).step_by(4) {
+            for half in 0..2 {
+                avx512!({
+                    let (a, b) = (_mm512_castps_pd(pairs[g + half].0), _mm512_castps_pd(pairs[g + half + 2].0));
+                    fours[g + 2 * half] = Avx512Lanes(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)));
+                    fours[g + 2 * half + 1] = Avx512Lanes(_mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+                });
+            }
+        }
+        let mut columns = fours;
+        for c in 0..4 {
+            avx512!({
+                let low = _mm512_shuffle_f32x4::<0x44>(fours[c].0, fours[4 + c].0);
+                let high = _mm512_shuffle_f32x4::<0xee>(fours[c].0, fours[4 + c].0);
+                let next_low = _mm512_shuffle_f32x4::<0x44>(fours[8 + c].0, fours[12 + c].0);
+                let next_high = _mm512_shuffle_f32x4::<0xee>(fours[8 + c].0, fours[12 + c].0);
+                columns[c] = Avx512Lanes(_mm512_shuffle_f32x4::<0x88>(low, next_low));
+                columns[4 + c] = Avx512Lanes(_mm512_shuffle_f32x4::<0xdd>(low, next_low));
+                columns[8 + c] = Avx512Lanes(_mm512_shuffle_f32x4::<0x88>(high, next_high));
+                columns[12 + c] = Avx512Lanes(_mm512_shuffle_f32x4::<0xdd>(high, next_high));
+            });
+        }
+        columns
+    }
+
+    #[inline(always)]
     fn sum(self) -> f32 {
         fold(self.0, |a, b| avx512!(_mm_add_ps(a, b)))
     }

@@ -84,6 +84,9 @@ pub(crate) trait Lanes: Copy {
     /// `if self < limit { then } else { otherwise }`.
     fn if_below(self, limit: Self, then: Self, otherwise: Self) -> Self;
 
+    /// Lane `j` of row `i` goes to lane `i` of row `j`.
+    fn transpose(rows: [Self; LANES]) -> [Self; LANES];
+
     /// Sum of the lanes: lane `i` + lane `i + 8`, then + 4, + 2, + 1.
     fn sum(self) -> f32;
     /// Smallest lane; lanes must not be NaN.

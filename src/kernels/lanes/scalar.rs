@@ -119,6 +119,11 @@ impl Lanes for ScalarLanes {
     }
 
     #[inline(always)]
+    fn transpose(rows: [Self; LANES]) -> [Self; LANES] {
+        std::array::from_fn(|j| ScalarLanes(std::array::from_fn(|i| rows[i].0[j])))
+    }
+
+    #[inline(always)]
     fn sum(self) -> f32 {
         self.fold(|a, b| a + b)
     }
