@@ -2,7 +2,7 @@
 //! serving time.
 //!
 //! Cross-entropy with AdamW (Loshchilov & Hutter 2019) and linear decay; the weights of the epoch with the best dev
-//! accuracy are kept.
+//! accuracy are kept. Inputs are standardized per dimension while training, and the first layer takes that over at the end.
 
 use candle_core::{D, Device, Tensor, Var};
 use candle_nn::{AdamW, Optimizer, ParamsAdamW};
@@ -98,6 +98,8 @@ pub fn train_head(
     let mut optimizer = AdamW::new(network.vars(), parameters)?;
     let mut order: Vec<usize> = (0..train.classes.len()).collect();
     let steps = order.len().div_ceil(settings.batch_size) * settings.epochs;
+    let scaling = Scaling::of(train, width);
+    let (train, dev) = (&scaling.apply(train), &scaling.apply(dev));
     let (dev_x, dev_y) = dev.tensors(width)?;
     let (mut step, mut best): (usize, Option<(f32, TrainedHead)>) = (0, None);
     for number in 1..=settings.epochs {
@@ -119,7 +121,7 @@ pub fn train_head(
         progress(Epoch { number, train_loss, dev_loss, dev_accuracy });
         if best.as_ref().is_none_or(|(accuracy, _)| dev_accuracy > *accuracy) {
             let temperature = fit_temperature(&logits.to_vec2()?, &dev.classes);
-            best = Some((dev_accuracy, network.weights(temperature, number)?));
+            best = Some((dev_accuracy, network.weights(&scaling, temperature, number)?));
         }
     }
     Ok(best.expect("at least one epoch ran").1)
@@ -135,6 +137,45 @@ impl Vectors {
         let count = self.classes.len();
         let x = Tensor::from_slice(&self.values, (count, width), &Device::Cpu)?;
         Ok((x, Tensor::from_slice(&self.classes, count, &Device::Cpu)?))
+    }
+}
+
+/// Mean and standard deviation of each dimension over the training vectors.
+struct Scaling {
+    mean: Vec<f32>,
+    deviation: Vec<f32>,
+}
+
+impl Scaling {
+    fn of(train: &Vectors, width: usize) -> Self {
+        let count = train.classes.len() as f64;
+        let average = |of: &dyn Fn(usize, f32) -> f64| {
+            let mut sums = vec![0f64; width];
+            for row in train.values.chunks_exact(width) {
+                sums.iter_mut().zip(row).enumerate().for_each(|(i, (sum, x))| *sum += of(i, *x));
+            }
+            sums.into_iter().map(|sum| (sum / count) as f32).collect::<Vec<_>>()
+        };
+        let mean = average(&|_, x| f64::from(x));
+        let variance = average(&|i, x| f64::from(x - mean[i]).powi(2));
+        // A dimension that never changes stays as it is.
+        let deviation = variance.into_iter().map(|v| if v > 1e-12 { v.sqrt() } else { 1.0 }).collect();
+        Scaling { mean, deviation }
+    }
+
+    fn apply(&self, vectors: &Vectors) -> Vectors {
+        let width = self.mean.len();
+        let scaled = |(i, x): (usize, &f32)| (x - self.mean[i % width]) / self.deviation[i % width];
+        Vectors { values: vectors.values.iter().enumerate().map(scaled).collect(), classes: vectors.classes.clone() }
+    }
+
+    /// The dense layer for raw inputs that equals `weight` `[outputs, width]` and `bias` for standardized ones:
+    /// `W (x - m) / d + b = (W / d) x + (b - (W / d) m)`.
+    fn fold(&self, weight: &mut [f32], bias: &mut [f32]) {
+        for (row, bias) in weight.chunks_exact_mut(self.mean.len()).zip(bias) {
+            row.iter_mut().zip(&self.deviation).for_each(|(w, d)| *w /= d);
+            *bias -= row.iter().zip(&self.mean).map(|(w, m)| w * m).sum::<f32>();
+        }
     }
 }
 
@@ -181,11 +222,13 @@ impl Network {
         drop(&hidden)?.matmul(&self.out_weight.t()?)?.broadcast_add(&self.out_bias)
     }
 
-    fn weights(&self, temperature: f32, epoch: usize) -> candle_core::Result<TrainedHead> {
+    fn weights(&self, scaling: &Scaling, temperature: f32, epoch: usize) -> candle_core::Result<TrainedHead> {
         let values = |v: &Var| v.flatten_all()?.to_vec1::<f32>();
+        let (mut dense_weight, mut dense_bias) = (values(&self.dense_weight)?, values(&self.dense_bias)?);
+        scaling.fold(&mut dense_weight, &mut dense_bias);
         Ok(TrainedHead {
-            dense_weight: values(&self.dense_weight)?,
-            dense_bias: values(&self.dense_bias)?,
+            dense_weight,
+            dense_bias,
             out_weight: values(&self.out_weight)?,
             out_bias: values(&self.out_bias)?,
             temperature,
@@ -247,6 +290,21 @@ mod tests {
         assert!(last.unwrap().dev_accuracy > 0.95, "{last:?}");
         let again = train_head(&train, &dev, 8, 2, &settings, |_| {}).unwrap();
         assert_eq!(head.out_weight, again.out_weight);
+    }
+
+    #[test]
+    fn folded_scaling_gives_the_same_layer_on_raw_inputs() {
+        let raw = rings(50, 3);
+        let scaling = Scaling::of(&raw, 8);
+        let scaled = scaling.apply(&raw);
+        let (weight, bias): (Vec<f32>, f32) = ((0..8).map(|i| i as f32 / 4.0 - 1.0).collect(), 0.5);
+        let (mut folded, mut folded_bias) = (weight.clone(), [bias]);
+        scaling.fold(&mut folded, &mut folded_bias);
+        let dot = |w: &[f32], x: &[f32]| w.iter().zip(x).map(|(w, x)| w * x).sum::<f32>();
+        for (raw, scaled) in raw.values.chunks_exact(8).zip(scaled.values.chunks_exact(8)) {
+            let (a, b) = (dot(&folded, raw) + folded_bias[0], dot(&weight, scaled) + bias);
+            assert!((a - b).abs() < 1e-4, "{a} for {b}");
+        }
     }
 
     #[test]
