@@ -8,6 +8,7 @@ mod inspect;
 mod machine;
 mod progress;
 mod quantize;
+mod serve;
 mod table;
 mod train;
 
@@ -46,6 +47,8 @@ struct Common {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Serve models over HTTP
+    Serve(serve::ServeArgs),
     /// Make an int8 model folder from a float one
     Quantize(quantize::QuantizeArgs),
     /// Measure accuracy, agreement with f32 and speed, and store them with the model
@@ -65,6 +68,7 @@ enum Command {
 pub fn run() -> anyhow::Result<()> {
     let Cli { common, command } = Cli::parse();
     match command {
+        Command::Serve(args) => serve::run(args, &common),
         Command::Quantize(args) => quantize::run(args, &common),
         Command::Eval(args) => eval::run(args, &common),
         Command::Bench(args) => bench::run(args, &common),

@@ -39,7 +39,8 @@ fn too_large(limit: usize) -> ApiError {
     ApiError::new(Kind::PayloadTooLarge, format!("the body is larger than {limit} bytes; send fewer or shorter texts"))
 }
 
-/// A missing type is taken for JSON, as hosted inference APIs do; a wrong one is refused.
+/// A missing type is taken for JSON, as hosted inference APIs do, and so is the form type, which `curl -d` sends unasked;
+/// a wrong one is refused.
 fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
     let refuse = |message| Err(ApiError::new(Kind::UnsupportedMediaType, message));
     if headers.get(CONTENT_ENCODING).is_some_and(|v| !v.as_bytes().eq_ignore_ascii_case(b"identity")) {
@@ -49,7 +50,8 @@ fn check_type(headers: &HeaderMap) -> Result<(), ApiError> {
     let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let subtype = essence.strip_prefix("application/");
     match subtype {
-        Some(subtype) if subtype == "json" || subtype.ends_with("+json") => Ok(()),
+        Some("json" | "x-www-form-urlencoded") => Ok(()),
+        Some(subtype) if subtype.ends_with("+json") => Ok(()),
         _ => refuse("the content type is not JSON; send the header Content-Type: application/json"),
     }
 }
