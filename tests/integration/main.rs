@@ -3,6 +3,8 @@ mod fake_model;
 mod golden;
 mod http;
 mod hub;
+mod quantization;
 mod settings;
 mod summaries;
 mod support;
+mod tidy;

@@ -1,0 +1,185 @@
+//! What int8 costs on real text, and that it costs the same everywhere: closeness to float, and equal bits.
+
+use std::path::Path;
+
+use octet::architectures::{self, Encoder, RaggedBatch};
+use octet::checkpoint::{Existing, ModelDir};
+use octet::eval::classification::agreement;
+use octet::eval::embedding::closeness;
+use octet::kernels::Kernels;
+use octet::pipelines::{Loader, Model, Precision};
+use octet::quantize::{QuantizeOptions, quantize};
+use octet::runtime::Int8Encoder;
+use octet::text::Encoding;
+
+const ENCODER: &str = "models/all-MiniLM-L6-v2";
+const SENTIMENT: &str = "models/sentiment";
+
+/// 500 human-rated sentences, 125 of each source (`tests/goldens/make_sentences.py`).
+fn sentences() -> Vec<String> {
+    let lines = std::fs::read_to_string("tests/goldens/sentences.jsonl").unwrap();
+    let text = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["text"].as_str().unwrap().into();
+    lines.lines().map(text).collect()
+}
+
+/// Mean-pooled float vectors of the sentences, by transformers, `[500][384]`.
+fn float_vectors() -> Vec<Vec<f32>> {
+    let file = std::fs::read("tests/goldens/sentences.safetensors").unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
+    let bytes = tensors.tensor("pooled").unwrap().data().to_vec();
+    let values: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    values.chunks_exact(384).map(<[f32]>::to_vec).collect()
+}
+
+fn load(path: &str, kernels: Kernels) -> Model {
+    Loader::new(kernels, Precision::Int8).load(path, Path::new(path)).unwrap()
+}
+
+fn encode(model: &Model, texts: &[String]) -> Vec<Encoding> {
+    texts.iter().map(|t| model.tokenizer.encode(t, None, 256).unwrap()).collect()
+}
+
+fn batch_of<'a>(sequences: impl IntoIterator<Item = &'a Encoding>) -> RaggedBatch {
+    let mut batch = RaggedBatch::new();
+    sequences.into_iter().for_each(|s| batch.push(&s.ids, &s.type_ids));
+    batch
+}
+
+/// Hidden states of each sequence of a batch, as bits.
+fn bits(encoder: &dyn Encoder, batch: &RaggedBatch) -> Vec<Vec<u32>> {
+    let mut hidden = Vec::new();
+    encoder.forward(batch, &mut encoder.workspace(), &mut hidden);
+    let width = encoder.spec().hidden_size;
+    batch.ranges().map(|r| hidden[r.start * width..r.end * width].iter().map(|x| x.to_bits()).collect()).collect()
+}
+
+/// Both figures of the promise at once, as they need the same 500 forward passes.
+#[test]
+fn shipped_models_stay_close_to_float_on_500_sentences() {
+    let kernels = Kernels::detect();
+    println!("ran on {}", kernels.gemm_name());
+    let embedder = load(ENCODER, kernels).embedder.unwrap();
+    let head = load(SENTIMENT, kernels).classifier.unwrap().model.head.clone();
+    let float = float_vectors();
+    let model = load(ENCODER, kernels);
+    let mut workspace = embedder.model.encoder.workspace();
+    let int8 = embedder.model.rows(&batch_of(&encode(&model, &sentences())), &mut workspace);
+
+    let found = closeness(&int8, &float);
+    println!(
+        "mean cosine {:.5}, 1 % below {:.5}, same nearest neighbour {:.1} %",
+        found.mean_cosine,
+        found.p1_cosine,
+        100.0 * found.same_nearest
+    );
+    assert!(found.mean_cosine >= 0.998, "mean cosine to float is {}", found.mean_cosine);
+
+    // One pooled vector is a sequence of one token, so the head gives the logits that float would give.
+    let probabilities = |vector: &Vec<f32>| {
+        let logits = head.apply(vector, 384);
+        let sum: f32 = logits.iter().map(|x| x.exp()).sum();
+        logits.iter().map(|x| x.exp() / sum).collect::<Vec<f32>>()
+    };
+    let [int8, float] = [&int8, &float].map(|all| all.iter().map(probabilities).collect::<Vec<_>>());
+    let found = agreement(&int8, &float);
+    println!("class agreement {:.1} %, margins of float where it flips: {:?}", 100.0 * found.share, found.flip_margins);
+    assert!(found.share >= 0.98, "class agreement with float is {}", found.share);
+    assert!(found.flip_margins.iter().all(|m| *m < 0.1), "a decided class flipped: {:?}", found.flip_margins);
+}
+
+#[test]
+fn a_text_has_the_same_bits_alone_in_any_batch_in_any_order_and_on_every_isa() {
+    let dir = ModelDir::open(Path::new(ENCODER)).unwrap();
+    let model = load(ENCODER, Kernels::detect());
+    let mut texts: Vec<String> = sentences().into_iter().step_by(21).collect();
+    texts.push(sentences().concat());
+    let sequences = encode(&model, &texts);
+    let mut expected: Option<Vec<Vec<u32>>> = None;
+    for kernels in Kernels::available() {
+        println!("ran on {}", kernels.gemm_name());
+        let mut weights = dir.weights().unwrap();
+        let described = architectures::describe(dir.config(), &|name| weights.contains(name)).unwrap();
+        let encoder = Int8Encoder::load(described.spec, &described.encoder, &mut weights, kernels).unwrap();
+        let together = bits(&encoder, &batch_of(&sequences));
+        let alone: Vec<_> = sequences.iter().flat_map(|s| bits(&encoder, &batch_of([s]))).collect();
+        assert!(together == alone, "{}: a text's bits depend on its batch mates", kernels.isa());
+        let mut reversed = bits(&encoder, &batch_of(sequences.iter().rev()));
+        reversed.reverse();
+        assert!(together == reversed, "{}: a text's bits depend on the order", kernels.isa());
+        let expected = expected.get_or_insert_with(|| together.clone());
+        assert!(*expected == together, "{} gives other bits than the first instruction set", kernels.isa());
+    }
+}
+
+#[test]
+fn quantizing_at_load_and_beforehand_give_the_same_bits() {
+    let scratch = tempfile::tempdir().unwrap();
+    let source = Path::new("tests/goldens/bert-classify");
+    let quantized = scratch.path().join("bert");
+    let options = QuantizeOptions { source_id: "golden".into(), license: None, existing: Existing::Refuse };
+    let report = quantize(&ModelDir::open(source).unwrap(), &quantized, &options, |_, _| {}).unwrap();
+    assert!(report.int8_bytes < report.f32_bytes / 2 && report.layers.iter().all(|l| l.cosine > 0.999));
+    let batch = || {
+        let mut batch = RaggedBatch::new();
+        batch.push(&[1, 5, 9, 2], &[0, 0, 1, 1]);
+        batch
+    };
+    let kernels = Kernels::detect();
+    let row = |path: &Path| {
+        let model = Loader::new(kernels, Precision::Int8).load("bert", path).unwrap();
+        let model = model.classifier.unwrap().model.clone();
+        model.rows(&batch(), &mut model.encoder.workspace())
+    };
+    assert_eq!(row(source), row(&quantized));
+    let again = quantize(&ModelDir::open(source).unwrap(), &quantized, &options, |_, _| {});
+    assert!(again.unwrap_err().to_string().contains("bert"), "an existing folder is not replaced in silence");
+    let twice = quantize(&ModelDir::open(&quantized).unwrap(), &scratch.path().join("twice"), &options, |_, _| {});
+    assert!(twice.unwrap_err().to_string().contains("quantized already"));
+}
+
+#[test]
+fn two_models_share_one_encoder_in_memory() {
+    let mut loader = Loader::new(Kernels::detect(), Precision::Int8);
+    let encoder = loader.load("minilm", Path::new(ENCODER)).unwrap();
+    let sentiment = loader.load("sentiment", Path::new(SENTIMENT)).unwrap();
+    assert!(std::sync::Arc::ptr_eq(encoder.encoder(), sentiment.encoder()));
+    assert_eq!(sentiment.info.labels, ["negative", "neutral", "positive"]);
+}
+
+#[test]
+fn shipped_folders_are_small_and_say_where_they_come_from() {
+    for folder in [ENCODER, SENTIMENT] {
+        let bytes: u64 = walk(Path::new(folder)).map(|f| f.metadata().unwrap().len()).sum();
+        assert!(bytes <= 24_000_000, "{folder} has {bytes} bytes");
+        let dir = ModelDir::open(Path::new(folder)).unwrap();
+        let manifest = dir.manifest().unwrap();
+        assert_eq!(manifest.source.license.as_deref(), Some("Apache-2.0"));
+        assert!(!manifest.scores.is_empty(), "{folder} has no scores");
+        let card = std::fs::read_to_string(Path::new(folder).join("README.md")).unwrap();
+        assert!(card.contains(&manifest.source.id) && card.contains("## Scores"), "{folder} has no model card");
+    }
+}
+
+fn walk(folder: &Path) -> Box<dyn Iterator<Item = std::fs::DirEntry>> {
+    Box::new(std::fs::read_dir(folder).unwrap().map(Result::unwrap).flat_map(|entry| {
+        match entry.file_type().unwrap().is_dir() {
+            true => walk(&entry.path()),
+            false => Box::new(std::iter::once(entry)) as Box<dyn Iterator<Item = _>>,
+        }
+    }))
+}
+
+/// The packaged float weights: CI fetches them (`tests/fetch-assets.sh`).
+#[test]
+fn shipped_encoder_is_what_octet_quantize_makes_of_the_packaged_weights() {
+    let Ok(source) = std::env::var("OCTET_TEST_F32") else {
+        println!("skipped: OCTET_TEST_F32 does not name the folder of the float weights");
+        return;
+    };
+    let scratch = tempfile::tempdir().unwrap();
+    let made = scratch.path().join("made");
+    let options = QuantizeOptions { source_id: "test".into(), license: None, existing: Existing::Refuse };
+    quantize(&ModelDir::open(Path::new(&source)).unwrap(), &made, &options, |_, _| {}).unwrap();
+    let digest = |folder: &Path| ModelDir::open(folder).unwrap().digest().to_string();
+    assert_eq!(digest(&made), digest(Path::new(ENCODER)));
+}
