@@ -278,18 +278,17 @@ mod tests {
     #[test]
     fn a_served_request_with_more_to_come_goes_to_the_end_of_the_line() {
         let queue = queue(16, 1000, 1);
-        let (first, second, third) = (job(6, 4), job(6, 4), job(1, 4));
-        for job in [&first, &second] {
+        // A turn is one sequence and a batch four, so the fifth request must wait for the second batch, no longer.
+        let jobs: Vec<_> = (0..5).map(|_| job(2, 4)).collect();
+        for job in &jobs {
             queue.submit(job.clone(), Instant::now()).unwrap();
         }
-        let jobs = [&first, &second, &third];
-        assert_eq!(take(&queue, &jobs), [(0, 0..2), (1, 0..2)]);
-        queue.submit(third.clone(), Instant::now()).unwrap();
-        assert_eq!(take(&queue, &jobs), [(0, 2..4), (1, 2..3), (2, 0..1)]);
-        assert_eq!(take(&queue, &jobs), [(0, 4..6), (1, 3..5)]);
-        assert_eq!(take(&queue, &jobs), [(1, 5..6)]);
+        let jobs: Vec<_> = jobs.iter().collect();
+        assert_eq!(take(&queue, &jobs), [(0, 0..1), (1, 0..1), (2, 0..1), (3, 0..1)]);
+        assert_eq!(take(&queue, &jobs), [(4, 0..1), (0, 1..2), (1, 1..2), (2, 1..2)]);
+        assert_eq!(take(&queue, &jobs), [(3, 1..2), (4, 1..2)]);
         let state = queue.state();
-        assert_eq!((state.charged, state.tokens, state.line.len()), (0, 0, 0));
+        assert_eq!((state.charged, state.tokens, state.busy, state.line.len()), (0, 0, 0, 0));
     }
 
     #[test]
