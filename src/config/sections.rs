@@ -68,6 +68,8 @@ section! {
         idle_timeout_ms: u64 = 60_000, between(1, 3_600_000);
         /// Largest request body; a text of 1 MB needs room for JSON escapes.
         max_body_bytes: usize = 4_194_304, between(1_024, 1_073_741_824);
+        /// Bytes of request bodies held at a time over all connections; a request that does not fit is refused with 429.
+        max_total_body_bytes: usize = 268_435_456, between(1_024, 1_099_511_627_776);
         /// Most inputs in one request.
         max_inputs: usize = 256, between(1, 100_000);
         /// Time to answer a request; a client may ask for less (`timeout_ms`, `X-Request-Timeout-Ms`), never for more.

@@ -1,5 +1,6 @@
 //! Reading a JSON request body within its limits: type, size, time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -7,17 +8,57 @@ use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
 use crate::config::ServerSettings;
 
 use super::error::{ApiError, Kind};
 
+/// Room for the bodies of all connections together. A limit on each alone would be multiplied by their number.
+#[derive(Clone)]
+pub(super) struct BodyRoom(Arc<Semaphore>);
+
+impl BodyRoom {
+    pub(super) fn new(bytes: usize) -> Self {
+        BodyRoom(Arc::new(Semaphore::new((bytes / ROOM_UNIT).max(1))))
+    }
+
+    /// Makes what is `taken` enough for `bytes`.
+    fn extend(&self, taken: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), ApiError> {
+        let units = bytes.div_ceil(ROOM_UNIT) - taken.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let more = self.0.clone().try_acquire_many_owned(u32::try_from(units).unwrap_or(u32::MAX)).map_err(|_| {
+            let message = "the bodies of other requests fill the memory set aside for them; try again later";
+            ApiError::new(Kind::Overloaded, message).retry_after(Duration::from_secs(1))
+        })?;
+        match taken {
+            Some(taken) => taken.merge(more),
+            None => *taken = Some(more),
+        }
+        Ok(())
+    }
+}
+
+/// What [`BodyRoom`] counts in, so that 32 bits are enough.
+const ROOM_UNIT: usize = 1024;
+
+/// A body that has been read, and the room it takes.
+pub(super) struct ReadBody {
+    pub bytes: Bytes,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
 /// Reads the whole body.
 ///
 /// # Errors
-/// 415 when it is not JSON, 413 when it is too large, 408 when it comes too slowly, 400 when it breaks off.
-pub(super) async fn read(headers: &HeaderMap, body: Body, settings: &ServerSettings) -> Result<Bytes, ApiError> {
+/// 415 when it is not JSON, 413 when it is too large, 429 when all bodies together are, 408 when it comes too slowly,
+/// 400 when it breaks off.
+pub(super) async fn read(
+    headers: &HeaderMap,
+    body: Body,
+    settings: &ServerSettings,
+    room: &BodyRoom,
+) -> Result<ReadBody, ApiError> {
     check_type(headers)?;
     let limit = settings.max_body_bytes;
     let announced = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());
@@ -25,14 +66,17 @@ pub(super) async fn read(headers: &HeaderMap, body: Body, settings: &ServerSetti
         return Err(too_large(limit));
     }
     let mut reader = Reader::new(body, settings);
-    let mut read = BytesMut::with_capacity(announced.unwrap_or(0));
+    // Room is taken as data comes, not as it is announced: an announcement costs a client nothing.
+    let mut taken = None;
+    let mut read = BytesMut::new();
     while let Some(piece) = reader.next().await? {
         if read.len() + piece.len() > limit {
             return Err(too_large(limit));
         }
+        room.extend(&mut taken, read.len() + piece.len())?;
         read.extend_from_slice(&piece);
     }
-    Ok(read.freeze())
+    Ok(ReadBody { bytes: read.freeze(), _room: taken })
 }
 
 fn too_large(limit: usize) -> ApiError {
@@ -98,7 +142,6 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use std::pin::Pin;
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Context, Poll};
 
@@ -126,6 +169,10 @@ mod tests {
         tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime").block_on(future)
     }
 
+    fn room() -> BodyRoom {
+        BodyRoom::new(usize::MAX >> 8)
+    }
+
     fn settings(max_body_bytes: usize) -> ServerSettings {
         ServerSettings { max_body_bytes, ..ServerSettings::default() }
     }
@@ -135,7 +182,8 @@ mod tests {
         for limit in [0, 1, PIECE, 100_000, 1_000_000] {
             let taken = Arc::new(AtomicUsize::new(0));
             let body = Body::new(Endless(taken.clone()));
-            let error = block_on(read(&HeaderMap::new(), body, &settings(limit))).expect_err("the body has no end");
+            let error =
+                block_on(read(&HeaderMap::new(), body, &settings(limit), &room())).err().expect("the body has no end");
             assert_eq!(error.kind(), Kind::PayloadTooLarge);
             assert!(taken.load(Ordering::Relaxed) <= limit + 64 * 1024);
         }
@@ -145,15 +193,28 @@ mod tests {
     fn an_announced_length_over_the_limit_is_refused_unread() {
         let taken = Arc::new(AtomicUsize::new(0));
         let headers = HeaderMap::from_iter([(CONTENT_LENGTH, HeaderValue::from_static("1001"))]);
-        let refused = block_on(read(&headers, Body::new(Endless(taken.clone())), &settings(1000)));
-        assert_eq!(refused.expect_err("too long").kind(), Kind::PayloadTooLarge);
+        let refused = block_on(read(&headers, Body::new(Endless(taken.clone())), &settings(1000), &room()));
+        assert_eq!(refused.err().expect("too long").kind(), Kind::PayloadTooLarge);
         assert_eq!(taken.load(Ordering::Relaxed), 0);
     }
 
     #[test]
     fn a_body_of_exactly_the_limit_is_read() {
-        let read = |bytes: usize| block_on(read(&HeaderMap::new(), Body::from(vec![b'x'; bytes]), &settings(1000)));
-        assert_eq!(read(1000).expect("it fits").len(), 1000);
-        assert_eq!(read(1001).expect_err("it does not").kind(), Kind::PayloadTooLarge);
+        let body = |bytes: usize| Body::from(vec![b'x'; bytes]);
+        let read = |bytes| block_on(read(&HeaderMap::new(), body(bytes), &settings(1000), &room()));
+        assert_eq!(read(1000).ok().expect("it fits").bytes.len(), 1000);
+        assert_eq!(read(1001).err().expect("it does not").kind(), Kind::PayloadTooLarge);
+    }
+
+    #[test]
+    fn bodies_of_all_requests_share_their_room() {
+        let room = BodyRoom::new(3000);
+        let read = || block_on(read(&HeaderMap::new(), Body::from(vec![b'x'; 1000]), &settings(1000), &room));
+        let first = read().ok().expect("there is room");
+        let second = read().ok().expect("there is room");
+        assert_eq!(first.bytes, second.bytes);
+        assert_eq!(read().err().expect("there is none for a third").kind(), Kind::Overloaded);
+        drop(first);
+        assert!(read().is_ok(), "room comes back");
     }
 }

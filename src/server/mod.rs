@@ -32,6 +32,8 @@ use crate::telemetry::Metrics;
 pub use accept::ShutdownReport;
 pub use router::ROUTES;
 
+use body::BodyRoom;
+
 /// Serves `engine` on `listener` until `shutdown` completes, then drains: readiness off, lame duck, listener closed,
 /// requests in progress answered, and after `server.drain_timeout_ms` the rest refused.
 ///
@@ -47,6 +49,7 @@ pub async fn run(
     let app = AppState(Arc::new(App {
         engine,
         settings: settings.clone(),
+        body_room: BodyRoom::new(settings.server.max_total_body_bytes),
         metrics,
         draining: AtomicBool::new(false),
         started: routes::unix_seconds(SystemTime::now()),
@@ -62,6 +65,7 @@ struct AppState(Arc<App>);
 struct App {
     engine: Engine,
     settings: Settings,
+    body_room: BodyRoom,
     metrics: Arc<Metrics>,
     /// Set once, at shutdown.
     draining: AtomicBool,

@@ -76,7 +76,10 @@ async fn measure(State(app): State<AppState>, path: Option<MatchedPath>, mut req
     let route = ROUTES.iter().find(|route| Some(route.path) == matched).map_or(UNMATCHED, |route| route.path);
     let guard = app.metrics.request(route, record);
     let response = next.run(request).await;
-    guard.finish(response.status().as_u16());
+    let status = response.status().as_u16();
+    let seconds = guard.finish(status).as_secs_f64();
+    let id = response.headers().get(request::REQUEST_ID).and_then(|id| id.to_str().ok());
+    tracing::debug!(id, route, status, seconds, "request");
     response
 }
 

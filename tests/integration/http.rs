@@ -148,8 +148,7 @@ fn every_bad_request_gets_its_row_and_the_server_goes_on() {
     #[rustfmt::skip]
     cases.extend([
         // content types
-        case("form", "/predict", "inputs=a", 415, "UnsupportedMediaType")
-            .headers(&[("content-type", "application/x-www-form-urlencoded")]),
+        case("web page", "/predict", "inputs=a", 415, "UnsupportedMediaType").headers(&[("content-type", "text/html")]),
         case("plain text", "/v1/classify", "a", 415, "unsupported_media_type").headers(&[("content-type", "text/plain")]),
         case("compressed", "/v1/classify", "a", 415, "unsupported_media_type")
             .headers(&[JSON, ("content-encoding", "gzip")]),
@@ -305,11 +304,12 @@ fn strict_mode_refuses_unknown_fields_and_only_those() {
 }
 
 #[test]
-fn a_missing_content_type_is_json() {
+fn a_missing_content_type_and_the_one_of_curl_are_json() {
     let server = server();
     let answer = server.connect().request("POST", "/v1/classify", &[], br#"{"input": "good"}"#);
     assert_eq!(answer.status, 200);
-    for accepted in ["application/json; charset=utf-8", "Application/JSON", "application/vnd.api+json"] {
+    let of_curl = "application/x-www-form-urlencoded";
+    for accepted in [of_curl, "application/json; charset=utf-8", "Application/JSON", "application/vnd.api+json"] {
         let headers = [("content-type", accepted)];
         assert_eq!(server.connect().request("POST", "/predict", &headers, br#"{"inputs": "a"}"#).status, 200);
     }
@@ -663,6 +663,44 @@ fn slow_clients_are_not_waited_for() {
     took_at_least(start, 890);
     assert_error(&answer, Shape::OpenAi, 408, "request_timeout");
     assert_alive(&server);
+}
+
+#[test]
+fn a_client_that_does_not_read_is_disconnected() {
+    let (server, _gate) = serve(|settings| settings.server.write_timeout_ms = 300);
+    let open = || metric(&server, "octet_connections");
+    let mut deaf = server.connect();
+    // Answers pile up until the sockets are full; then the server stops reading too.
+    deaf.set_patience(Duration::from_millis(200));
+    while deaf.send_request("GET", "/openapi.json", &[], b"").is_ok() {}
+    wait_until("only the connection that asks is left", || open() == 1.0);
+    assert_alive(&server);
+}
+
+#[test]
+fn bodies_of_many_clients_share_their_memory() {
+    let (server, _gate) = serve(|settings| settings.server.max_total_body_bytes = 64 * 1024);
+    let half = "x".repeat(40 * 1024);
+    let begin = || {
+        let mut connection = server.connect();
+        let head = "POST /v1/classify HTTP/1.1\r\nhost: test\r\ncontent-length: 60000\r\n\r\n";
+        connection.send(head.as_bytes()).expect("sent");
+        connection.send(half.as_bytes()).expect("sent");
+        connection
+    };
+    // The two are read in any order; one of them is refused, the other keeps its place.
+    let mut clients = [begin(), begin()];
+    clients.iter_mut().for_each(|client| client.set_patience(Duration::from_millis(50)));
+    let refused = loop {
+        if let Some(answer) = clients.iter_mut().find_map(|client| client.response().ok().flatten()) {
+            break answer;
+        }
+    };
+    assert_error(&refused, Shape::OpenAi, 429, "rate_limit_exceeded");
+    drop(clients);
+    wait_until("the memory is free again", || {
+        server.post("/v1/classify", &json!({"input": "good ".repeat(10_000)})).status == 200
+    });
 }
 
 #[test]

@@ -2,6 +2,7 @@ mod engine;
 mod fake_model;
 mod golden;
 mod http;
+mod http_models;
 mod hub;
 mod quantization;
 mod settings;

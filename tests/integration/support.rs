@@ -140,8 +140,9 @@ impl Connection {
         Ok(Connection { stream, unread: Vec::new() })
     }
 
-    /// How long to wait for a response from now on.
+    /// How long to wait for a response, or for room to send, from now on.
     pub fn set_patience(&mut self, patience: Duration) {
+        self.stream.set_write_timeout(Some(patience)).expect("a socket takes a timeout");
         self.stream.set_read_timeout(Some(patience)).expect("a socket takes a timeout");
     }
 

@@ -42,8 +42,8 @@ impl<T: DeserializeOwned> FromRequest<AppState> for Call<T> {
     async fn from_request(request: Request, app: &AppState) -> Result<Self, ApiError> {
         let (mut parts, body) = request.into_parts();
         let settings = &app.settings.server;
-        let bytes = body::read(&parts.headers, body, settings).await?;
-        let body = json::read(json::parse(&bytes)?, settings.strict)?;
+        let read = body::read(&parts.headers, body, settings, &app.body_room).await?;
+        let body = json::read(json::parse(&read.bytes)?, settings.strict)?;
         let extensions = &mut parts.extensions;
         let id = extensions.remove::<RequestId>().expect("the context layer gives every request an id");
         let record = extensions.remove::<RequestRecord>().expect("the outermost layer follows every request");
