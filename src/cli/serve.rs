@@ -62,7 +62,7 @@ pub(super) fn run(args: ServeArgs, common: &Common) -> anyhow::Result<()> {
     // One thread moves bytes; the compute threads are the engine's own, and tokenizing uses the blocking threads.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
-        .max_blocking_threads(threads.max(2))
+        .max_blocking_threads(4 * threads + 2)
         .enable_all()
         .build()
         .context("cannot start the async runtime")?;

@@ -29,7 +29,7 @@ pub struct HeadSettings {
 
 impl Default for HeadSettings {
     fn default() -> Self {
-        HeadSettings { epochs: 20, batch_size: 64, learning_rate: 1e-3, weight_decay: 0.01, dropout: 0.2, seed: 1 }
+        HeadSettings { epochs: 12, batch_size: 64, learning_rate: 1e-3, weight_decay: 0.01, dropout: 0.3, seed: 1 }
     }
 }
 
