@@ -1,3 +1,4 @@
+mod cli;
 mod engine;
 mod fake_model;
 mod golden;

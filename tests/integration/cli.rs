@@ -1,0 +1,218 @@
+//! The real binary, as a user meets it: help, errors, a server that starts, answers and ends.
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::{Connection, wait_until};
+
+fn octet(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_octet")).args(args).env_remove("OCTET_ISA").output().expect("octet runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("output is UTF-8")
+}
+
+/// `octet serve` on a free port.
+struct Server {
+    child: Child,
+    address: SocketAddr,
+    /// What it printed before it was ready.
+    banner: String,
+}
+
+impl Server {
+    fn start(args: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_octet"));
+        command.args(["serve", "--port", "0"]).args(args).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().expect("octet starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
+        let mut banner = String::new();
+        let address = loop {
+            let line = lines.next().expect("octet prints its address before it ends").expect("stdout is UTF-8");
+            banner += &format!("{line}\n");
+            if let Some(rest) = line.strip_prefix("listening on http://") {
+                break rest.split_whitespace().next().unwrap().parse().expect("an address");
+            }
+        };
+        Server { child, address, banner }
+    }
+
+    fn terminate(&self) {
+        let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        assert!(status.expect("kill runs").success());
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn help_names_every_subcommand_and_teaches_the_first_request() {
+    let help = octet(&["--help"]);
+    assert!(help.status.success());
+    let help = text(&help.stdout);
+    for word in ["serve", "quantize", "eval", "bench", "train", "inspect", "curl"] {
+        assert!(help.contains(word), "{word} is missing in:\n{help}");
+    }
+    for command in ["serve", "quantize", "eval", "bench", "train", "inspect"] {
+        let help = octet(&[command, "--help"]);
+        assert!(help.status.success() && text(&help.stdout).len() > 300, "{command} --help says little");
+    }
+}
+
+#[test]
+fn mistakes_end_with_a_message_and_a_code() {
+    let fails = |args: &[&str], code: i32, words: &[&str]| {
+        let output = octet(args);
+        let message = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {message}");
+        for word in words {
+            assert!(message.contains(word), "{args:?}: \"{word}\" is missing in: {message}");
+        }
+    };
+    fails(&["frobnicate"], 2, &["frobnicate", "--help"]);
+    fails(&["inspect", "no-such-folder"], 1, &["no-such-folder"]);
+    let bad = ["--set", "server.prot=1", "--set", "server.port=99999", "--set", "engine.isa=sse9"];
+    fails(&[&["serve"], bad.as_slice()].concat(), 1, &["server.prot", "server.port", "99999", "sse9"]);
+    fails(&["serve", "--model", "tests/goldens"], 1, &["config.json"]);
+    fails(&["eval", "models/sentiment", "--data", "README.md"], 1, &["jsonl"]);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    fails(&["serve", "--port", &port], 1, &["cannot listen", &port]);
+}
+
+#[test]
+fn inspect_shows_architecture_sizes_labels_and_scores() {
+    let output = octet(&["inspect", "models/sentiment"]);
+    let shown = text(&output.stdout);
+    for word in ["bert", "negative, neutral, positive", "all-MiniLM-L6-v2", "accuracy", "agreement_f32", "F32"] {
+        assert!(shown.contains(word), "{word} is missing in:\n{shown}");
+    }
+    let shown = text(&octet(&["inspect", "models/all-MiniLM-L6-v2", "--tensors"]).stdout);
+    for word in ["encoder.layer.5.output.dense.weight", "[384, 1536]", "I8", "SQNR", "22.9 MB"] {
+        assert!(shown.contains(word), "{word} is missing in:\n{shown}");
+    }
+}
+
+#[test]
+fn a_head_is_trained_evaluated_and_its_scores_are_shown() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = |name: &str| scratch.path().join(name).to_str().unwrap().to_string();
+    copy(Path::new("tests/goldens/bert"), Path::new(&folder("encoder")));
+    let rows: Vec<String> = (0..60)
+        .map(|i| {
+            if i % 2 == 0 {
+                json!({"text": "the cat", "label": "a"})
+            } else {
+                json!({"text": "a dog ran", "label": "b"})
+            }
+        })
+        .map(|row| row.to_string())
+        .collect();
+    std::fs::write(folder("data.jsonl"), rows.join("\n")).unwrap();
+    let (encoder, head, data) = (folder("encoder"), folder("head"), folder("data.jsonl"));
+    let train = ["train", &head, "--encoder", &encoder, "--train", &data, "--dev", &data, "--epochs", "3"];
+    let output = octet(&train);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("dev accuracy"));
+    assert_eq!(octet(&train).status.code(), Some(1), "an existing folder is not replaced without --force");
+    let output = octet(&["eval", &head, "--data", &data, "--float", &encoder, "--write"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let shown = text(&octet(&["inspect", &head]).stdout);
+    assert!(shown.contains("data accuracy") && shown.contains("agreement_f32"), "{shown}");
+    assert!(std::fs::read_to_string(Path::new(&head).join("README.md")).unwrap().contains("## Scores"));
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap).filter(|e| e.file_type().unwrap().is_file()) {
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+#[test]
+fn serve_says_what_it_loaded_and_answers() {
+    let server = Server::start(&[]);
+    for word in ["all-MiniLM-L6-v2", "sentiment", "classify", "int8", "MB", "kernels", "compute thread", "ready in"] {
+        assert!(server.banner.contains(word), "{word} is missing in:\n{}", server.banner);
+    }
+    let mut connection = Connection::open(server.address).unwrap();
+    let body = json!({"input": "What a wonderful, heartwarming film. I loved it."}).to_string();
+    let answer = connection.request("POST", "/v1/classify", &[], body.as_bytes());
+    assert_eq!((answer.status, answer.json()["data"][0]["label"].as_str()), (200, Some("positive")));
+    assert_eq!(connection.request("GET", "/readyz", &[], b"").status, 200);
+}
+
+/// The examples of the README are run as they stand there: method, path, body and answer.
+#[test]
+fn the_readme_shows_what_the_server_answers() {
+    let readme = std::fs::read_to_string("README.md").unwrap();
+    let server = Server::start(&[]);
+    let mut lines = readme.lines();
+    let mut examples = 0;
+    while let Some(line) = lines.next() {
+        let Some(rest) = line.strip_prefix("$ curl -s localhost:8080") else { continue };
+        let (path, body) = rest.split_once(" -d '").expect("an example posts a body");
+        let mut connection = Connection::open(server.address).unwrap();
+        let answer = connection.request("POST", path, &[], body.trim_end_matches('\'').as_bytes()).json();
+        let shown: serde_json::Value =
+            serde_json::from_str(lines.next().unwrap()).expect("the answer is shown as JSON");
+        assert_eq!(answer["data"], shown["data"], "{path}: the README shows another answer");
+        assert_eq!(answer["usage"], shown["usage"], "{path}: the README shows another answer");
+        examples += 1;
+    }
+    assert_eq!(examples, 2, "classify and summarize");
+}
+
+#[test]
+fn the_forced_instruction_set_is_used_and_printed() {
+    let output = Command::new(env!("CARGO_BIN_EXE_octet"))
+        .args(["bench", "--seconds", "0", "--threads", "1", "tests/goldens/bert"])
+        .env("OCTET_ISA", "scalar")
+        .output()
+        .unwrap();
+    assert!(text(&output.stdout).contains("scalar"), "{}{}", text(&output.stdout), text(&output.stderr));
+}
+
+/// Every request that was sent on an accepted connection is answered, and the program ends well.
+#[test]
+fn sigterm_under_load_loses_nothing() {
+    let mut server = Server::start(&["--set", "server.lame_duck_ms=300"]);
+    let (stopped, answered, refused) = (AtomicBool::new(false), AtomicUsize::new(0), AtomicUsize::new(0));
+    let body = json!({"input": ["I like it.", "I do not like it at all.", "It is a thing."]}).to_string();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while !stopped.load(Ordering::SeqCst) {
+                    // Once the listener is closed, connecting fails: nothing was accepted, nothing is lost.
+                    let Ok(mut connection) = Connection::open(server.address) else { break };
+                    let answer = connection.request("POST", "/v1/classify", &[], body.as_bytes());
+                    match answer.status {
+                        200 => answered.fetch_add(1, Ordering::SeqCst),
+                        503 => refused.fetch_add(1, Ordering::SeqCst),
+                        other => panic!("status {other}: {}", answer.text()),
+                    };
+                }
+            });
+        }
+        wait_until("the load runs", || answered.load(Ordering::SeqCst) > 50);
+        server.terminate();
+        std::thread::sleep(Duration::from_millis(100));
+        wait_until("the listener closes", || std::net::TcpStream::connect(server.address).is_err());
+        stopped.store(true, Ordering::SeqCst);
+    });
+    let status = server.child.wait().unwrap();
+    println!("answered {answered:?}, refused while draining {refused:?}");
+    assert!(status.success(), "octet ended with {status}");
+}
