@@ -43,6 +43,7 @@ impl BodyRoom {
 const ROOM_UNIT: usize = 1024;
 
 /// A body that has been read, and the room it takes.
+#[derive(Debug)]
 pub(super) struct ReadBody {
     pub bytes: Bytes,
     _room: Option<OwnedSemaphorePermit>,
@@ -183,7 +184,7 @@ mod tests {
             let taken = Arc::new(AtomicUsize::new(0));
             let body = Body::new(Endless(taken.clone()));
             let error =
-                block_on(read(&HeaderMap::new(), body, &settings(limit), &room())).err().expect("the body has no end");
+                block_on(read(&HeaderMap::new(), body, &settings(limit), &room())).expect_err("the body has no end");
             assert_eq!(error.kind(), Kind::PayloadTooLarge);
             assert!(taken.load(Ordering::Relaxed) <= limit + 64 * 1024);
         }
@@ -194,7 +195,7 @@ mod tests {
         let taken = Arc::new(AtomicUsize::new(0));
         let headers = HeaderMap::from_iter([(CONTENT_LENGTH, HeaderValue::from_static("1001"))]);
         let refused = block_on(read(&headers, Body::new(Endless(taken.clone())), &settings(1000), &room()));
-        assert_eq!(refused.err().expect("too long").kind(), Kind::PayloadTooLarge);
+        assert_eq!(refused.expect_err("too long").kind(), Kind::PayloadTooLarge);
         assert_eq!(taken.load(Ordering::Relaxed), 0);
     }
 
@@ -202,18 +203,18 @@ mod tests {
     fn a_body_of_exactly_the_limit_is_read() {
         let body = |bytes: usize| Body::from(vec![b'x'; bytes]);
         let read = |bytes| block_on(read(&HeaderMap::new(), body(bytes), &settings(1000), &room()));
-        assert_eq!(read(1000).ok().expect("it fits").bytes.len(), 1000);
-        assert_eq!(read(1001).err().expect("it does not").kind(), Kind::PayloadTooLarge);
+        assert_eq!(read(1000).expect("it fits").bytes.len(), 1000);
+        assert_eq!(read(1001).expect_err("it does not").kind(), Kind::PayloadTooLarge);
     }
 
     #[test]
     fn bodies_of_all_requests_share_their_room() {
         let room = BodyRoom::new(3000);
         let read = || block_on(read(&HeaderMap::new(), Body::from(vec![b'x'; 1000]), &settings(1000), &room));
-        let first = read().ok().expect("there is room");
-        let second = read().ok().expect("there is room");
+        let first = read().expect("there is room");
+        let second = read().expect("there is room");
         assert_eq!(first.bytes, second.bytes);
-        assert_eq!(read().err().expect("there is none for a third").kind(), Kind::Overloaded);
+        assert_eq!(read().expect_err("there is none for a third").kind(), Kind::Overloaded);
         drop(first);
         assert!(read().is_ok(), "room comes back");
     }

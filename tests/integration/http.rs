@@ -3,7 +3,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -12,7 +11,7 @@ use octet::server::ROUTES;
 use serde_json::{Value, json};
 
 use crate::fake_model::{self, Gate, MAX_TOKENS};
-use crate::support::{Connection, Response, TestServer, wait_until};
+use crate::support::{Connection, Load, Response, TestServer, wait_until};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
 
@@ -948,41 +947,11 @@ fn what_cannot_finish_in_time_is_refused_when_the_server_stops() {
 fn a_drain_under_load_loses_nothing() {
     for round in 0..10 {
         let (mut server, _gate) = serve(|settings| settings.server.lame_duck_ms = if round % 2 == 0 { 0 } else { 50 });
-        let (answered, lost) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let clients: Vec<_> = (0..8)
-            .map(|client| {
-                let (address, answered, lost) = (server.address, answered.clone(), lost.clone());
-                // Half of the clients keep their connection, half take a new one for each request.
-                std::thread::spawn(move || {
-                    let mut kept: Option<Connection> = None;
-                    loop {
-                        let connection = match kept.take() {
-                            Some(connection) => Ok(connection),
-                            None => Connection::open(address),
-                        };
-                        let Ok(mut connection) = connection else { return };
-                        let sent = connection.send_request("POST", "/v1/classify", &[JSON], br#"{"input": "good"}"#);
-                        match sent.and_then(|()| connection.response()) {
-                            Ok(Some(answer)) if answer.status == 200 => {
-                                answered.fetch_add(1, Ordering::Relaxed);
-                                let asked_to_leave = answer.header("connection") == Some("close");
-                                if client % 2 == 0 && !asked_to_leave {
-                                    kept = Some(connection);
-                                }
-                            }
-                            _ => {
-                                lost.fetch_add(1, Ordering::Relaxed);
-                            }
-                        }
-                    }
-                })
-            })
-            .collect();
-        wait_until("the load runs", || answered.load(Ordering::Relaxed) > 200);
+        let load = Load::start(server.address, 8);
+        load.wait_for(200);
         server.begin_stop();
         let report = server.stop();
-        clients.into_iter().for_each(|client| client.join().expect("the client does not panic"));
+        load.assert_nothing_lost();
         assert_eq!(report.forced, 0, "{report:?}");
-        assert_eq!(lost.load(Ordering::Relaxed), 0, "of {} requests", answered.load(Ordering::Relaxed));
     }
 }

@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -207,5 +208,54 @@ impl Connection {
     /// Whether the server has closed the connection, by an end or a reset; waits for it.
     pub fn is_closed(&mut self) -> bool {
         matches!(self.read_more(), Ok(0) | Err(_))
+    }
+}
+
+/// Clients that send one small request after the other until the server is gone. Half of them keep their connection,
+/// half take a new one for each request.
+pub struct Load {
+    answered: Arc<AtomicUsize>,
+    lost: Arc<AtomicUsize>,
+    clients: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    pub fn start(address: SocketAddr, clients: usize) -> Self {
+        let (answered, lost) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let client = |number: usize| {
+            let (answered, lost) = (answered.clone(), lost.clone());
+            std::thread::spawn(move || {
+                let mut kept = None;
+                // A connection that is refused was never accepted: the server is gone.
+                while let Ok(mut connection) = kept.take().map_or_else(|| Connection::open(address), Ok) {
+                    let headers = [("content-type", "application/json")];
+                    let sent = connection.send_request("POST", "/v1/classify", &headers, br#"{"input": "good"}"#);
+                    match sent.and_then(|()| connection.response()) {
+                        Ok(Some(answer)) if answer.status == 200 => {
+                            answered.fetch_add(1, Ordering::Relaxed);
+                            let asked_to_leave = answer.header("connection") == Some("close");
+                            kept = (number.is_multiple_of(2) && !asked_to_leave).then_some(connection);
+                        }
+                        _ => {
+                            lost.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                }
+            })
+        };
+        let clients = (0..clients).map(client).collect();
+        Load { answered, lost, clients }
+    }
+
+    /// Waits until so many requests have been answered.
+    pub fn wait_for(&self, answers: usize) {
+        wait_until("the load runs", || self.answered.load(Ordering::Relaxed) >= answers);
+    }
+
+    /// Waits until the server is gone; fails when an accepted request got no answer.
+    pub fn assert_nothing_lost(self) {
+        self.clients.into_iter().for_each(|client| client.join().expect("a client does not panic"));
+        let (lost, answered) = (self.lost.load(Ordering::Relaxed), self.answered.load(Ordering::Relaxed));
+        assert_eq!(lost, 0, "requests got no answer, {answered} did");
     }
 }
