@@ -201,6 +201,17 @@ fn kind_of(found: Unexpected) -> &'static str {
     }
 }
 
+fn kind_of_value(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
 /// serde's names of Rust types → words.
 fn in_words(expected: &str) -> &str {
     match expected {
@@ -212,6 +223,10 @@ fn in_words(expected: &str) -> &str {
         other => other,
     }
 }
+
+/// Name to give to `deserialize_struct` for a type that is read from an object with these fields, or from something
+/// else than an object.
+pub(super) const OBJECT_OR_ELSE: &str = "an object or something else";
 
 /// One value of the tree as a deserializer.
 struct Node {
@@ -248,10 +263,14 @@ impl<'de> Deserializer<'de> for Node {
 
     fn deserialize_struct<V: Visitor<'de>>(
         self,
-        _: &'static str,
+        name: &'static str,
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, FieldError> {
+        // serde would fill the fields of a struct from a list too, by position.
+        if name != OBJECT_OR_ELSE && !self.value.is_object() {
+            return Err(de::Error::custom(format!("found {}, expected an object", kind_of_value(&self.value))));
+        }
         if let (true, Value::Object(map)) = (self.strict, &self.value)
             && let Some(key) = map.keys().find(|key| !fields.contains(&key.as_str()))
         {
@@ -377,6 +396,8 @@ mod tests {
             (r#"{"name": "secret", "inner": [{"flag": true}, {"flag": "secret"}]}"#, "inner[1].flag: found a string, expected a boolean"),
             (r#"{"name": "secret", "inner": [{}]}"#, "inner[0].flag: this field is required"),
             (r#"["secret"]"#, "found a list, expected an object"),
+            (r#"["secret", 1, 0.5, "red", []]"#, "found a list, expected an object"),
+            (r#"{"name": "secret", "inner": [[true]]}"#, "inner[0]: found a list, expected an object"),
             (r#""secret""#, "found a string, expected an object"),
         ];
         for (body, expected) in cases {

@@ -160,6 +160,8 @@ fn every_bad_request_gets_its_row_and_the_server_goes_on() {
         case("object without text", "/predict", r#"{"inputs": [["a"], {"txt": "zqxmarker"}]}"#, 422, "Validation").index(1),
         case("a number", "/v1/classify", r#"{"input": 5}"#, 400, "invalid_value").param("input"),
         case("nothing given", "/v1/classify", "{}", 400, "invalid_value").param("input"),
+        case("fields by position", "/v1/classify", r#"["sentiment", "zqxmarker", null, null, null, null, null, null]"#, 400,
+            "invalid_value"),
         case("a string as body", "/v1/classify", r#""zqxmarker""#, 400, "invalid_value"),
         case("a number in a batch", "/v1/classify", r#"{"input": ["a", 7]}"#, 400, "invalid_value").param("input[1]"),
         case("lists in a batch", "/v1/classify", r#"{"input": [["zqxmarker"]]}"#, 400, "invalid_value").param("input[0]"),

@@ -11,6 +11,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::pipelines::{Classification, ClassifyInput, ClassifyOptions, LabelScore, OutputActivation};
 use crate::server::error::{ApiError, Kind};
+use crate::server::json::OBJECT_OR_ELSE;
 
 use super::{TaskRequest, string_schema};
 
@@ -79,7 +80,7 @@ pub(in crate::server) struct ClassifyTexts(Vec<ClassifyInput>);
 
 impl<'de> Deserialize<'de> for ClassifyTexts {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_struct("TextPair", PAIR_FIELDS, TextsVisitor { list: true }).map(ClassifyTexts)
+        deserializer.deserialize_struct(OBJECT_OR_ELSE, PAIR_FIELDS, TextsVisitor { list: true }).map(ClassifyTexts)
     }
 }
 
@@ -88,7 +89,7 @@ struct OneInput(ClassifyInput);
 
 impl<'de> Deserialize<'de> for OneInput {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let one = deserializer.deserialize_struct("TextPair", PAIR_FIELDS, TextsVisitor { list: false })?;
+        let one = deserializer.deserialize_struct(OBJECT_OR_ELSE, PAIR_FIELDS, TextsVisitor { list: false })?;
         Ok(OneInput(one.into_iter().next().expect("a text or a pair is one input")))
     }
 }

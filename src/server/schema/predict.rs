@@ -14,6 +14,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::pipelines::{Classification, ClassifyInput, ClassifyOptions, OutputActivation, PipelineError};
 use crate::server::error::ApiError;
+use crate::server::json::OBJECT_OR_ELSE;
 
 use super::classify::{Activation, PAIR_FIELDS, ScoreItem, TextPair, characters};
 use super::{TaskRequest, string_schema};
@@ -99,7 +100,7 @@ impl<'de> Deserialize<'de> for Element {
             }
         }
 
-        deserializer.deserialize_struct("TextPair", PAIR_FIELDS, ElementVisitor)
+        deserializer.deserialize_struct(OBJECT_OR_ELSE, PAIR_FIELDS, ElementVisitor)
     }
 }
 
