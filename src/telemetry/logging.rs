@@ -1,5 +1,7 @@
 //! Sets up logging. Input text is never logged: events carry ids, counts and times.
 
+use std::io::IsTerminal;
+
 pub use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::prelude::*;
@@ -21,7 +23,8 @@ pub enum Format {
 /// reason panics are logged with their place but without their message.
 pub fn init(level: LevelFilter, format: Format) {
     let ours = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("octet", level);
-    let lines = fmt::layer().with_writer(std::io::stderr).with_target(false);
+    // Colours are for people who watch, not for files and log collectors.
+    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).with_target(false);
     let lines = match format {
         Format::Text => lines.boxed(),
         Format::Json => lines.json().flatten_event(true).boxed(),
