@@ -25,6 +25,9 @@ const SHORT_NAMES: [(&str, &str); 6] = [
 /// Variables that are not settings: the settings file itself, and the switch of the tests that write generated files.
 const NOT_SETTINGS: [&str; 2] = ["OCTET_CONFIG", "OCTET_BLESS"];
 
+/// Start of the variables that tell the tests where their assets lie; not settings either.
+const TEST_VARIABLES: &str = "OCTET_TEST_";
+
 /// Key of the list of models.
 const MODELS: &str = "models";
 
@@ -171,7 +174,8 @@ impl Loader {
         let mut variables: Vec<_> = environment.into_iter().collect();
         variables.sort();
         for (name, value) in &variables {
-            if !name.starts_with("OCTET_") || NOT_SETTINGS.contains(&name.as_str()) || is_service_link(name, value) {
+            let not_ours = !name.starts_with("OCTET_") || name.starts_with(TEST_VARIABLES);
+            if not_ours || NOT_SETTINGS.contains(&name.as_str()) || is_service_link(name, value) {
                 continue;
             }
             let origin = Origin::Environment(name.clone());

@@ -135,6 +135,7 @@ fn service_links_of_kubernetes_are_not_settings() {
         ("OCTET_PORT_8080_TCP_ADDR", "10.0.0.7"),
         ("OCTET_BLESS", "1"),
         ("OCTET_CONFIG", "octet.toml"),
+        ("OCTET_TEST_F32", "minilm"),
     ];
     assert_eq!(load(&links, &[]).unwrap().server.port, 8080);
 }
