@@ -4,6 +4,7 @@
 
 mod bench;
 mod eval;
+mod healthcheck;
 mod inspect;
 mod machine;
 mod progress;
@@ -59,6 +60,8 @@ enum Command {
     Train(train::TrainArgs),
     /// Show what a model folder holds
     Inspect(inspect::InspectArgs),
+    /// Ask the server on this machine whether it is ready
+    Healthcheck(healthcheck::HealthcheckArgs),
 }
 
 /// Parses the command line and runs the subcommand.
@@ -74,6 +77,7 @@ pub fn run() -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(args, &common),
         Command::Train(args) => train::run(args, &common),
         Command::Inspect(args) => inspect::run(args, &common),
+        Command::Healthcheck(args) => healthcheck::run(args, &common),
     }
 }
 
