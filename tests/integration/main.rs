@@ -1,10 +1,13 @@
 mod cli;
+mod container;
 mod engine;
 mod fake_model;
 mod golden;
 mod http;
 mod http_models;
 mod hub;
+mod process;
+mod prometheus;
 mod quantization;
 mod settings;
 mod summaries;
