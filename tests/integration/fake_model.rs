@@ -1,6 +1,6 @@
 //! Small models made in memory: a tokenizer of a few words and an encoder that follows orders in the text.
 
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use octet::architectures::{Activation, Encoder, EncoderSpec, EncoderWorkspace, Pooling, ProblemType, RaggedBatch};
 use octet::pipelines::{Classifier, Dense, Embedder, Head, Model, ModelInfo, SequenceModel, Summarizer};
@@ -19,23 +19,41 @@ const WIDTH: usize = 4;
 /// Holds every batch with the word "slow" back while it is shut.
 #[derive(Default)]
 pub struct Gate {
-    shut: Mutex<bool>,
+    state: Mutex<GateState>,
     opened: Condvar,
+}
+
+#[derive(Default)]
+struct GateState {
+    shut: bool,
+    /// Batches that are held back.
+    waiting: usize,
 }
 
 impl Gate {
     pub fn shut(&self) {
-        *self.shut.lock().expect("no test panics with the gate") = true;
+        self.state().shut = true;
     }
 
     pub fn open(&self) {
-        *self.shut.lock().expect("no test panics with the gate") = false;
+        self.state().shut = false;
         self.opened.notify_all();
     }
 
+    /// Whether a batch is held back now.
+    pub fn is_waited_at(&self) -> bool {
+        self.state().waiting > 0
+    }
+
     fn pass(&self) {
-        let shut = self.shut.lock().expect("no test panics with the gate");
-        drop(self.opened.wait_while(shut, |shut| *shut).expect("no test panics with the gate"));
+        let mut state = self.state();
+        state.waiting += 1;
+        state = self.opened.wait_while(state, |state| state.shut).expect("no test panics with the gate");
+        state.waiting -= 1;
+    }
+
+    fn state(&self) -> MutexGuard<'_, GateState> {
+        self.state.lock().expect("no test panics with the gate")
     }
 }
 

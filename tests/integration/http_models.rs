@@ -1,8 +1,6 @@
 //! The interface on the models that ship: real answers, and the same answer whatever else the server does.
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -11,7 +9,7 @@ use octet::kernels::Kernels;
 use octet::pipelines::{Loader, Model, Precision};
 use serde_json::{Value, json};
 
-use crate::support::{Load, TestServer};
+use crate::support::TestServer;
 
 /// Loaded once: every server here shares them.
 static MODELS: LazyLock<Vec<Arc<Model>>> = LazyLock::new(|| {
@@ -160,28 +158,4 @@ fn long_texts_are_cut_or_refused_as_asked() {
     assert_eq!(cut["data"][0]["tokens"], max);
     let refused = server.post("/v1/classify", &json!({"input": long, "truncate": false}));
     assert_eq!((refused.status, &refused.json()["error"]["code"]), (400, &json!("context_length_exceeded")));
-}
-
-#[test]
-fn the_program_answers_everything_before_it_obeys_sigterm() {
-    let mut program = Command::new(env!("CARGO_BIN_EXE_octet"))
-        .args(["serve", "--port", "0"])
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the program starts");
-    let mut lines = BufReader::new(program.stdout.take().expect("its output is ours")).lines();
-    let address = lines
-        .by_ref()
-        .map(|line| line.expect("its output is text"))
-        .find_map(|line| line.split_once("listening on http://").map(|(_, rest)| rest.to_owned()))
-        .expect("it says where it listens");
-    let address = address.split_whitespace().next().and_then(|a| a.parse().ok()).expect("an address");
-    let load = Load::start(address, 4);
-    load.wait_for(40);
-    let told = Command::new("kill").args(["-TERM", &program.id().to_string()]).status().expect("kill runs");
-    assert!(told.success());
-    load.assert_nothing_lost();
-    let status = program.wait().expect("the program ends");
-    assert!(status.success(), "{status}");
 }

@@ -211,8 +211,7 @@ impl Connection {
     }
 }
 
-/// Clients that send one small request after the other until the server is gone. Half of them keep their connection,
-/// half take a new one for each request.
+/// Clients that send one small request after the other, until an answer asks them to leave or the server is gone.
 pub struct Load {
     answered: Arc<AtomicUsize>,
     lost: Arc<AtomicUsize>,
@@ -220,9 +219,10 @@ pub struct Load {
 }
 
 impl Load {
-    pub fn start(address: SocketAddr, clients: usize) -> Self {
+    /// So many clients that keep their connection, and so many that take a new one for each request.
+    pub fn start(address: SocketAddr, keeping: usize, reconnecting: usize) -> Self {
         let (answered, lost) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let client = |number: usize| {
+        let client = |keeps: bool| {
             let (answered, lost) = (answered.clone(), lost.clone());
             std::thread::spawn(move || {
                 let mut kept = None;
@@ -233,8 +233,10 @@ impl Load {
                     match sent.and_then(|()| connection.response()) {
                         Ok(Some(answer)) if answer.status == 200 => {
                             answered.fetch_add(1, Ordering::Relaxed);
-                            let asked_to_leave = answer.header("connection") == Some("close");
-                            kept = (number.is_multiple_of(2) && !asked_to_leave).then_some(connection);
+                            if answer.header("connection") == Some("close") {
+                                return;
+                            }
+                            kept = keeps.then_some(connection);
                         }
                         _ => {
                             lost.fetch_add(1, Ordering::Relaxed);
@@ -243,7 +245,7 @@ impl Load {
                 }
             })
         };
-        let clients = (0..clients).map(client).collect();
+        let clients = (0..keeping + reconnecting).map(|number| client(number < keeping)).collect();
         Load { answered, lost, clients }
     }
 
