@@ -1,6 +1,6 @@
 //! `octet eval MODEL --data FILE`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -55,7 +55,8 @@ pub(super) fn run(args: EvalArgs, common: &Common) -> anyhow::Result<()> {
         (None, None) => bail!("{}: neither classifies nor embeds", args.model),
     };
     if args.write {
-        let scores = stored(&args, &folder, figures, examples.len(), machine::describe(kernels))?;
+        let machine = format!("{}, one thread; f32 through candle", machine::describe(kernels));
+        let scores = stored(&args, figures, examples.len(), machine)?;
         update_manifest(&folder, |manifest| {
             manifest.scores.retain(|s| !scores.iter().any(|n| n.dataset == s.dataset));
             manifest.scores.extend(scores.clone());
@@ -149,22 +150,12 @@ fn print_figures(figures: &[Figure]) {
 }
 
 /// The figures as they are stored: each with the data set, its size, the command, the machine and the day.
-fn stored(
-    args: &EvalArgs,
-    folder: &Path,
-    figures: Vec<Figure>,
-    count: usize,
-    machine: String,
-) -> anyhow::Result<Vec<Score>> {
-    let file_name = |p: &Path| p.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+fn stored(args: &EvalArgs, figures: Vec<Figure>, count: usize, machine: String) -> anyhow::Result<Vec<Score>> {
     let dataset = match &args.dataset {
         Some(name) => name.clone(),
         None => args.data.file_stem().context("--data names no file")?.to_string_lossy().into_owned(),
     };
-    let mut command = format!("octet eval {} --data {}", file_name(folder), file_name(&args.data));
-    if let Some(float) = &args.float {
-        command += &format!(" --float {}", file_name(float));
-    }
+    let command = std::iter::once("octet".to_string()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" ");
     let score = |(metric, precision, value): Figure| Score {
         dataset: dataset.clone(),
         metric: metric.into(),

@@ -158,7 +158,7 @@ fn vectors(embedder: &Embedder, examples: &[Example], classes: Vec<u32>) -> anyh
         model: embedder.model.clone(),
         tokenizer: embedder.tokenizer.clone(),
         normalize: false,
-        max_tokens: embedder.model.encoder.spec().max_tokens(),
+        max_tokens: embedder.max_tokens,
     };
     let texts: Vec<String> = examples.iter().map(|e| e.text.clone()).collect();
     let bar = progress::bar(texts.len(), "encode");

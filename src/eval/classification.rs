@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
+use crate::architectures::ProblemType;
 use crate::data::Example;
 use crate::pipelines::{Classifier, ClassifyInput, ClassifyOptions, Pipeline, PipelineError};
 
@@ -36,6 +37,9 @@ pub enum EvalError {
     /// A label the model does not have.
     #[error("example {}: label \"{label}\" is not one of the model's: {}", .example + 1, .known.join(", "))]
     UnknownLabel { example: usize, label: String, known: Vec<String> },
+    /// Scores for this kind of head are not defined here.
+    #[error("the model has a {0:?} head; accuracy is defined for heads that choose one label")]
+    ProblemType(ProblemType),
     /// Nothing to compare with.
     #[error("no example has a label; accuracy needs a \"label\" column")]
     NoLabels,
@@ -50,6 +54,9 @@ pub fn evaluate(
     examples: &[Example],
     mut progress: impl FnMut(usize),
 ) -> Result<Evaluation, EvalError> {
+    if classifier.problem_type != ProblemType::SingleLabel {
+        return Err(EvalError::ProblemType(classifier.problem_type));
+    }
     let classes = classifier.labels.len();
     let index_of = |label: &str| classifier.labels.iter().position(|l| l == label);
     let (mut confusion, mut by_source) = (Confusion::new(classes), BTreeMap::new());
