@@ -2,10 +2,9 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinError, spawn_blocking};
 
 use crate::config::BatchingSettings;
@@ -20,17 +19,14 @@ use super::job::{Computed, Job, JobSpec};
 use super::queue::Queue;
 use super::registry::facts;
 use super::worker::Worker;
-use super::{Answer, DrainReport, EngineError, Registry, RequestContext};
+use super::{Answer, EngineError, Registry, RequestContext};
 
 /// Requests that are tokenized at a time, for each compute thread. More than one, so that a long text does not hold
 /// up short ones; few, so that the memory for half-tokenized texts is bounded.
 const TOKENIZING_PER_THREAD: usize = 4;
 
 /// Rows that `finish` turns into outputs on the async thread; more go to a blocking thread.
-const INLINE_ROWS: usize = 64;
-
-/// After the time limit of a drain: how long callers have to notice.
-const CLOSING: Duration = Duration::from_secs(1);
+const INLINE_ROWS: usize = 8;
 
 /// How an engine runs.
 #[derive(Clone, Debug)]
@@ -55,17 +51,13 @@ struct Shared {
     queue: Arc<Queue>,
     tokenizing: Arc<Semaphore>,
     phase: watch::Sender<Phase>,
-    /// Calls of `run` that have not ended.
-    active: AtomicUsize,
-    /// Notified when `active` becomes 0.
-    inactive: Notify,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     /// Everything is welcome.
     Open,
-    /// What is inside may finish.
+    /// Everything is answered, but should go elsewhere.
     Draining,
     /// Nothing is computed any more.
     Closed,
@@ -74,19 +66,6 @@ enum Phase {
 impl Drop for Shared {
     fn drop(&mut self) {
         self.queue.close();
-    }
-}
-
-/// Counts a call of `run` until it ends, in whatever way.
-struct Active {
-    shared: Arc<Shared>,
-}
-
-impl Drop for Active {
-    fn drop(&mut self) {
-        if self.shared.active.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.shared.inactive.notify_waiters();
-        }
     }
 }
 
@@ -131,8 +110,6 @@ impl Engine {
             queue,
             tokenizing: Arc::new(Semaphore::new(threads * TOKENIZING_PER_THREAD)),
             phase: watch::Sender::new(Phase::Open),
-            active: AtomicUsize::new(0),
-            inactive: Notify::new(),
         };
         Engine { shared: Arc::new(shared) }
     }
@@ -159,10 +136,11 @@ impl Engine {
         request: RequestContext,
     ) -> Result<Answer<Classification>, EngineError> {
         let (model, pipeline) = self.find(model, Task::Classify, &request, |m| m.classifier.clone())?;
-        let is_probability = options.activation != Some(OutputActivation::None);
+        let activation = options.activation.unwrap_or_else(|| pipeline.default_activation());
+        let is_probability = activation != OutputActivation::None;
         let answer = self.run(&model, Task::Classify, pipeline, inputs, options, request).await?;
         for best in answer.outputs.iter().map(Classification::best) {
-            let confidence = is_probability.then_some(best.score).filter(|c| (0.0..=1.0).contains(c));
+            let confidence = is_probability.then_some(best.score);
             self.shared.metrics.prediction(&model.info.id, &best.label, confidence);
         }
         Ok(answer)
@@ -240,38 +218,23 @@ impl Engine {
         answer
     }
 
-    /// Refuses new requests, lets the others finish for at most `limit`, and answers the rest with
-    /// [`EngineError::Draining`].
-    pub async fn drain(&self, limit: Duration) -> DrainReport {
-        let shared = &self.shared;
-        shared.phase.send_if_modified(|phase| {
-            let open = *phase == Phase::Open;
-            *phase = if open { Phase::Draining } else { *phase };
-            open
-        });
-        for model in shared.registry.models() {
-            shared.metrics.set_model_ready(&model.info.id, false);
-        }
-        let before = shared.active.load(Ordering::SeqCst);
-        let all_done = tokio::time::timeout(limit, self.inactive()).await.is_ok();
-        let refused = if all_done { 0 } else { shared.active.load(Ordering::SeqCst) };
-        shared.phase.send_replace(Phase::Closed);
-        shared.queue.close();
-        // Callers notice as soon as they are polled; one that is never polled must not hold up the shutdown.
-        let _ = tokio::time::timeout(CLOSING, self.inactive()).await;
-        DrainReport { finished: before.saturating_sub(refused), refused }
+    /// Says that requests should go elsewhere: [`Engine::is_ready`] and `octet_model_ready` turn off. Requests that come
+    /// all the same are still answered, until [`Engine::close`].
+    pub fn begin_drain(&self) {
+        self.go_to(Phase::Draining);
     }
 
-    /// Waits until no call of `run` is active.
-    async fn inactive(&self) {
-        loop {
-            let notified = self.shared.inactive.notified();
-            tokio::pin!(notified);
-            notified.as_mut().enable();
-            if self.shared.active.load(Ordering::SeqCst) == 0 {
-                return;
-            }
-            notified.await;
+    /// Refuses new requests, and answers those inside with [`EngineError::Draining`].
+    pub fn close(&self) {
+        self.go_to(Phase::Closed);
+        self.shared.queue.close();
+    }
+
+    /// Enters `phase`, one after [`Phase::Open`]; never goes back.
+    fn go_to(&self, phase: Phase) {
+        self.shared.phase.send_modify(|now| *now = phase.max(*now));
+        for model in self.shared.registry.models() {
+            self.shared.metrics.set_model_ready(&model.info.id, false);
         }
     }
 
@@ -289,15 +252,12 @@ impl Engine {
         Ok((found.clone(), pipeline))
     }
 
-    /// Counts a call of `run`, unless the engine is shutting down.
-    fn enter(&self, model: &str) -> Result<(Active, InFlightGuard), EngineError> {
-        // Counted before the check, so that a drain that begins in between waits for this call.
-        self.shared.active.fetch_add(1, Ordering::SeqCst);
-        let active = Active { shared: self.shared.clone() };
-        if !self.is_ready() {
+    /// Counts a call of `run`, unless the engine is closed.
+    fn enter(&self, model: &str) -> Result<InFlightGuard, EngineError> {
+        if *self.shared.phase.borrow() == Phase::Closed {
             return Err(EngineError::Draining);
         }
-        Ok((active, self.shared.metrics.in_flight(model)))
+        Ok(self.shared.metrics.in_flight(model))
     }
 
     async fn compute<P: Pipeline>(
@@ -313,7 +273,6 @@ impl Engine {
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(EngineError::Deadline);
         }
-        self.shared.queue.check_room()?;
         let Prepared { sequences, state } = self.prepare(model, pipeline.clone(), inputs, options.clone()).await?;
         let lengths: Vec<usize> = sequences.iter().map(|s| s.len()).collect();
         let truncated = sequences.iter().filter(|s| s.truncated).count();

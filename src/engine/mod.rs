@@ -18,6 +18,6 @@ mod worker;
 pub use error::EngineError;
 pub use handle::{Engine, EngineOptions};
 pub use registry::Registry;
-pub use request::{Answer, DrainReport, RequestContext};
+pub use request::{Answer, RequestContext};
 
 pub use crate::telemetry::Timing;

@@ -44,14 +44,3 @@ pub struct Answer<T> {
     /// Where the time went.
     pub timing: Timing,
 }
-
-/// What a drain did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DrainReport {
-    /// Requests that finished after the drain began.
-    pub finished: usize,
-    /// Requests that were still waiting at the time limit, and were answered with [`EngineError::Draining`].
-    ///
-    /// [`EngineError::Draining`]: super::EngineError::Draining
-    pub refused: usize,
-}

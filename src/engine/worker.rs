@@ -65,21 +65,27 @@ impl Worker {
         }
         let inputs: usize = portions.iter().map(|p| p.range.len()).sum();
         let tokens: usize = portions.iter().flat_map(|p| p.sequences()).map(|s| s.len()).sum();
-        match self.compute(index, &portions, memory) {
-            Ok(rows) => hand_in(portions, rows, inputs),
-            Err(Panicked) if portions.len() == 1 => self.give_up(portions),
-            Err(Panicked) => {
-                for portion in portions {
-                    let alone = vec![portion];
-                    match self.compute(index, &alone, memory) {
-                        Ok(rows) => hand_in(alone, rows, inputs),
-                        Err(Panicked) => self.give_up(alone),
-                    }
-                }
+        let done = match self.compute(index, &portions, memory) {
+            Err(Panicked) if portions.len() > 1 => {
+                let alone = |portion| {
+                    let portion = vec![portion];
+                    let rows = self.compute(index, &portion, memory);
+                    (portion, rows)
+                };
+                portions.into_iter().map(alone).collect::<Vec<_>>()
+            }
+            rows => vec![(portions, rows)],
+        };
+        // Who has an answer finds its batch counted, and the thread idle.
+        self.metrics.batch(&encoder.model, batch.trigger, inputs, tokens, self.max_batch_tokens);
+        batch.computed_tokens = tokens;
+        drop(batch);
+        for (portions, rows) in done {
+            match rows {
+                Ok(rows) => hand_in(portions, rows, inputs),
+                Err(Panicked) => self.give_up(portions),
             }
         }
-        batch.computed_tokens = tokens;
-        self.metrics.batch(&encoder.model, batch.trigger, inputs, tokens, self.max_batch_tokens);
     }
 
     /// One row per sequence, portion after portion.
@@ -87,7 +93,11 @@ impl Worker {
         let encoder = &self.registry.encoders()[index];
         let done = catch_unwind(AssertUnwindSafe(|| rows(encoder, index, portions, memory)));
         done.map_err(|_| {
-            self.metrics.panic_caught(&encoder.model);
+            let model = match portions {
+                [only] => &only.job.spec.model,
+                _ => &encoder.model,
+            };
+            self.metrics.panic_caught(model);
             self.metrics.worker_restarted();
             *memory = Memory::new(self.registry.encoders().len());
             Panicked

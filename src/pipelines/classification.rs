@@ -158,7 +158,7 @@ impl Pipeline for Classifier {
 
 impl Classifier {
     /// What `activation` defaults to (transformers, `pipelines/text_classification.py`).
-    fn default_activation(&self) -> OutputActivation {
+    pub fn default_activation(&self) -> OutputActivation {
         match self.problem_type {
             ProblemType::Regression => OutputActivation::None,
             ProblemType::MultiLabel => OutputActivation::Sigmoid,

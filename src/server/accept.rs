@@ -1,4 +1,4 @@
-//! The accept loop and the way out: cap on connections, then readiness off, lame duck, drain, force.
+//! The accept loop and the way out: cap on connections, then readiness off, lame duck, late requests refused, drain, force.
 //!
 //! `axum::serve` has no header timeout, no cap and no limit on shutdown, so the loop is ours, on hyper.
 
@@ -21,7 +21,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Connections over the cap that are told so at a time; more are closed without a word.
 const MAX_REFUSALS: usize = 64;
 /// After the drain limit: time to send the answers that say so.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How the way out went.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,6 +60,7 @@ pub(super) async fn accept_loop(
     app.begin_drain();
     clients.accept_until(&listener, sleep(Duration::from_millis(settings.lame_duck_ms))).await;
 
+    app.refuse_late();
     clients.accept_waiting(listener)?;
     let connections = clients.tasks.len();
     drain.send_replace(true);
@@ -67,7 +68,7 @@ pub(super) async fn accept_loop(
     tokio::select! {
         () = clients.all_gone() => {}
         () = sleep_until(limit) => {
-            app.give_up().await;
+            app.give_up();
             let _ = timeout(LAST_WORDS, clients.all_gone()).await;
         }
     }
@@ -129,10 +130,12 @@ impl Clients {
                     connection::serve(stream, router, &app.settings.server, draining).await;
                 });
             }
-            Err(_) if self.refusals.len() < MAX_REFUSALS => {
-                self.refusals.spawn(connection::refuse(stream));
+            Err(_) => {
+                self.app.metrics.connection_refused();
+                if self.refusals.len() < MAX_REFUSALS {
+                    self.refusals.spawn(connection::refuse(stream));
+                }
             }
-            Err(_) => drop(stream),
         }
     }
 

@@ -19,13 +19,16 @@ use super::error::{ApiError, Kind};
 #[derive(Clone)]
 pub(super) struct BodyRoom(Arc<Semaphore>);
 
+/// The room that one body takes, given back when dropped; none for an empty body.
+pub(super) type TakenRoom = Option<OwnedSemaphorePermit>;
+
 impl BodyRoom {
     pub(super) fn new(bytes: usize) -> Self {
         BodyRoom(Arc::new(Semaphore::new((bytes / ROOM_UNIT).max(1))))
     }
 
     /// Makes what is `taken` enough for `bytes`.
-    fn extend(&self, taken: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), ApiError> {
+    fn extend(&self, taken: &mut TakenRoom, bytes: usize) -> Result<(), ApiError> {
         let units = bytes.div_ceil(ROOM_UNIT) - taken.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         let more = self.0.clone().try_acquire_many_owned(u32::try_from(units).unwrap_or(u32::MAX)).map_err(|_| {
             let message = "the bodies of other requests fill the memory set aside for them; try again later";
@@ -42,11 +45,12 @@ impl BodyRoom {
 /// What [`BodyRoom`] counts in, so that 32 bits are enough.
 const ROOM_UNIT: usize = 1024;
 
-/// A body that has been read, and the room it takes.
+/// A body that has been read.
 #[derive(Debug)]
 pub(super) struct ReadBody {
     pub bytes: Bytes,
-    _room: Option<OwnedSemaphorePermit>,
+    /// To be kept for as long as the body, or what was made of it, is in memory.
+    pub room: TakenRoom,
 }
 
 /// Reads the whole body.
@@ -77,7 +81,7 @@ pub(super) async fn read(
         room.extend(&mut taken, read.len() + piece.len())?;
         read.extend_from_slice(&piece);
     }
-    Ok(ReadBody { bytes: read.freeze(), _room: taken })
+    Ok(ReadBody { bytes: read.freeze(), room: taken })
 }
 
 fn too_large(limit: usize) -> ApiError {

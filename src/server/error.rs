@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 
 use crate::engine::EngineError;
 use crate::pipelines::PipelineError;
+use crate::telemetry::Rejection;
 
 /// One row of the error table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +48,6 @@ pub(crate) enum Kind {
     Overloaded,
     /// The connection cap is reached.
     TooManyConnections,
-    /// Not ready yet.
-    Loading,
     /// Shutting down.
     Draining,
     /// The deadline passed in the queue or during compute.
@@ -90,11 +89,33 @@ impl Kind {
             Kind::MethodNotAllowed     => row(405, 405, "NotFound", "method_not_allowed"),
             Kind::Overloaded           => row(429, 429, "Overloaded", "rate_limit_exceeded"),
             Kind::TooManyConnections   => row(503, 503, "Unhealthy", "too_many_connections"),
-            Kind::Loading              => row(503, 503, "Unhealthy", "model_loading"),
             Kind::Draining             => row(503, 503, "Unhealthy", "draining"),
             Kind::DeadlineExceeded     => row(504, 504, "Timeout", "deadline_exceeded"),
             Kind::RequestTimeout       => row(408, 408, "Timeout", "request_timeout"),
             Kind::Backend              => row(500, 500, "Backend", "server_error"),
+        }
+    }
+
+    /// The reason that metrics count for a request that fails so; none when the fault is ours.
+    pub(crate) fn rejection(self) -> Option<Rejection> {
+        match self {
+            Kind::Overloaded => Some(Rejection::QueueFull),
+            Kind::ContextLength => Some(Rejection::TooLong),
+            Kind::TooManyInputs => Some(Rejection::TooMany),
+            Kind::DeadlineExceeded => Some(Rejection::Deadline),
+            Kind::Draining => Some(Rejection::Draining),
+            Kind::Backend | Kind::TooManyConnections => None,
+            Kind::InvalidJson
+            | Kind::UnsupportedMediaType
+            | Kind::InvalidValue
+            | Kind::InvalidHeader
+            | Kind::Empty
+            | Kind::PayloadTooLarge
+            | Kind::UnsupportedTask
+            | Kind::ModelNotFound
+            | Kind::NotFound
+            | Kind::MethodNotAllowed
+            | Kind::RequestTimeout => Some(Rejection::Invalid),
         }
     }
 }

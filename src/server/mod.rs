@@ -20,7 +20,7 @@ use std::io;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use tokio::net::TcpListener;
@@ -34,8 +34,8 @@ pub use router::ROUTES;
 
 use body::BodyRoom;
 
-/// Serves `engine` on `listener` until `shutdown` completes, then drains: readiness off, lame duck, listener closed,
-/// requests in progress answered, and after `server.drain_timeout_ms` the rest refused.
+/// Serves `engine` on `listener` until `shutdown` completes, then drains: readiness off, lame duck, listener closed and
+/// late requests refused, requests in progress answered, and after `server.drain_timeout_ms` the rest refused too.
 ///
 /// # Errors
 /// When the listener fails for good.
@@ -51,7 +51,7 @@ pub async fn run(
         settings: settings.clone(),
         body_room: BodyRoom::new(settings.server.max_total_body_bytes),
         metrics,
-        draining: AtomicBool::new(false),
+        refusing: AtomicBool::new(false),
         started: routes::unix_seconds(SystemTime::now()),
         openapi: openapi::document().into(),
     }));
@@ -67,8 +67,8 @@ struct App {
     settings: Settings,
     body_room: BodyRoom,
     metrics: Arc<Metrics>,
-    /// Set once, at shutdown.
-    draining: AtomicBool,
+    /// Set once, when the lame duck is over.
+    refusing: AtomicBool,
     /// Seconds since 1970.
     started: u64,
     openapi: Bytes,
@@ -85,16 +85,26 @@ impl Deref for AppState {
 impl AppState {
     /// Whether the shutdown has begun.
     fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        !self.engine.is_ready()
     }
 
     /// Stops being ready; from now on every answer asks its client to leave.
     fn begin_drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.engine.begin_drain();
+    }
+
+    /// Whether requests that arrive now are refused.
+    fn is_refusing(&self) -> bool {
+        self.refusing.load(Ordering::Relaxed)
+    }
+
+    /// Refuses requests that arrive from now on; those that have arrived are still answered.
+    fn refuse_late(&self) {
+        self.refusing.store(true, Ordering::Relaxed);
     }
 
     /// Refuses what the engine still holds.
-    async fn give_up(&self) {
-        self.engine.drain(Duration::ZERO).await;
+    fn give_up(&self) {
+        self.engine.close();
     }
 }

@@ -12,6 +12,8 @@ use axum::middleware::Next;
 use axum::response::Response;
 use tracing::Instrument;
 
+use crate::telemetry::RequestRecord;
+
 use super::AppState;
 use super::error::{ApiError, Dialect, Kind};
 
@@ -53,19 +55,23 @@ impl RequestId {
     }
 }
 
-/// Gives the request its id, turns an [`ApiError`] into its body, and puts the id on the answer.
+/// Gives the request its id, turns an [`ApiError`] into its body and its reason, and puts the id on the answer.
 ///
 /// While the server drains, every answer asks the client to close the connection.
 pub(super) async fn context(State(app): State<AppState>, mut request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers());
     let dialect = Dialect::of(request.uri().path());
     request.extensions_mut().insert(id.clone());
+    let record = request.extensions().get::<RequestRecord>().cloned();
     let span = tracing::debug_span!("request", id = id.as_str());
 
     let mut response = next.run(request).instrument(span.clone()).await;
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
         let _in_span = span.enter();
         log(&error, dialect);
+        if let (Some(record), Some(reason)) = (record, error.kind().rejection()) {
+            record.reject(reason);
+        }
         let allow = response.headers_mut().remove(axum::http::header::ALLOW);
         response = error.render(dialect, id.as_str());
         if let Some(allow) = allow {

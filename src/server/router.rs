@@ -20,22 +20,33 @@ use super::routes::{classify, docs, embeddings, health, metrics, models, predict
 /// Route label of a request that no route matches.
 const UNMATCHED: &str = "_unmatched";
 
-/// Every route template with its task, as metrics need them.
+/// Statuses of a task's route before it is known which model is asked.
+const TASK: &[u16] = &[400, 404, 405, 408, 413, 415, 422, 429, 499, 500, 503];
+/// Statuses of a route that always has its answer.
+const PAGE: &[u16] = &[200, 405, 499, 500];
+/// Statuses of a route that says no while the server shuts down.
+const PROBE: &[u16] = &[200, 405, 499, 500, 503];
+/// Statuses of a route that may not find what is asked for.
+const LOOKUP: &[u16] = &[200, 404, 405, 499, 500];
+/// Statuses of no route.
+const NOWHERE: &[u16] = &[404, 499, 500];
+
+/// Every route template with its task and statuses, as metrics need them.
 pub const ROUTES: &[Route] = &[
-    Route { path: "/v1/classify", task: Some("classify") },
-    Route { path: "/v1/summarize", task: Some("summarize") },
-    Route { path: "/v1/embeddings", task: Some("embed") },
-    Route { path: "/predict", task: Some("classify") },
-    Route { path: "/v1/models", task: None },
-    Route { path: "/v1/models/{*id}", task: None },
-    Route { path: "/info", task: None },
-    Route { path: "/livez", task: None },
-    Route { path: "/readyz", task: None },
-    Route { path: "/health", task: None },
-    Route { path: "/metrics", task: None },
-    Route { path: "/openapi.json", task: None },
-    Route { path: "/docs", task: None },
-    Route { path: UNMATCHED, task: None },
+    Route { path: "/v1/classify", task: Some("classify"), codes: TASK },
+    Route { path: "/v1/summarize", task: Some("summarize"), codes: TASK },
+    Route { path: "/v1/embeddings", task: Some("embed"), codes: TASK },
+    Route { path: "/predict", task: Some("classify"), codes: TASK },
+    Route { path: "/v1/models", task: None, codes: PAGE },
+    Route { path: "/v1/models/{*id}", task: None, codes: LOOKUP },
+    Route { path: "/info", task: None, codes: PAGE },
+    Route { path: "/livez", task: None, codes: PAGE },
+    Route { path: "/readyz", task: None, codes: PROBE },
+    Route { path: "/health", task: None, codes: PROBE },
+    Route { path: "/metrics", task: None, codes: PAGE },
+    Route { path: "/openapi.json", task: None, codes: PAGE },
+    Route { path: "/docs", task: None, codes: PAGE },
+    Route { path: UNMATCHED, task: None, codes: NOWHERE },
 ];
 
 /// The whole HTTP surface.

@@ -156,6 +156,8 @@ catalogue! {
         "Times a compute thread went on with fresh memory after a panic";
     connections: Gauge = Gauge::default, "octet_connections" []
         "Open connections";
+    connections_refused: Counter = Counter::default, "octet_connections_refused_total" []
+        "Connections over server.max_connections: told so with 503, or closed";
     build_info: Gauge = Gauge::default, "octet_build_info" ["version", "commit"]
         "Version and commit of the program; always 1";
 }

@@ -20,11 +20,8 @@ const OTHER: &str = "_other";
 /// Most values of the label `label` per model.
 const MAX_LABELS: usize = 50;
 
-/// Status codes whose series exist before the first such answer.
+/// Status codes of requests to a loaded model, whose series exist before the first such answer.
 const CODES: [u16; 8] = [200, 400, 422, 429, 499, 500, 503, 504];
-
-/// Status codes of requests that never reached a model, likewise.
-const CODES_WITHOUT_MODEL: [u16; 6] = [400, 404, 408, 413, 415, 422];
 
 /// Status that stands for "the client went away before the answer".
 const CLIENT_CLOSED: u16 = 499;
@@ -36,6 +33,8 @@ pub struct Route {
     pub path: &'static str,
     /// Name of the task; none for probes and lists.
     pub task: Option<&'static str>,
+    /// Every status code of its requests that reach no model: their series exist before the first such answer.
+    pub codes: &'static [u16],
 }
 
 /// What started a batch.
@@ -144,6 +143,7 @@ impl Metrics {
         let commit = option_env!("OCTET_COMMIT").unwrap_or("unknown");
         families.build_info.with(&[env!("CARGO_PKG_VERSION"), commit]).set(1.0);
         families.connections.with(&[]);
+        families.connections_refused.with(&[]);
         families.worker_restarts.with(&[]);
         families.in_flight.with(&[UNKNOWN]);
         for reason in Rejection::ALL {
@@ -151,8 +151,7 @@ impl Metrics {
         }
         for route in routes {
             let task = route.task.unwrap_or_default();
-            let codes: &[u16] = if route.task.is_some() { &CODES_WITHOUT_MODEL } else { &[200] };
-            for code in codes {
+            for code in route.codes {
                 families.requests.with(&[UNKNOWN, "", task, route.path, &code.to_string()]);
             }
             families.request_duration.with(&[UNKNOWN, task, route.path]);
@@ -233,6 +232,11 @@ impl Metrics {
     pub fn connection(self: &Arc<Self>) -> ConnectionGuard {
         self.families.connections.with(&[]).inc();
         ConnectionGuard { metrics: self.clone() }
+    }
+
+    /// A connection over the cap.
+    pub fn connection_refused(&self) {
+        self.families.connections_refused.with(&[]).inc();
     }
 
     /// Counts a request in the engine until the guard is dropped.
@@ -320,12 +324,8 @@ impl Metrics {
             for (stage, time) in record.stages(end) {
                 f.stage_duration.with(&[model, task, stage.name()]).observe(time.as_secs_f64());
             }
-            let implied = match code {
-                CLIENT_CLOSED => Some(Rejection::Canceled),
-                400..=498 => Some(Rejection::Invalid),
-                _ => None,
-            };
-            if let Some(reason) = record.rejection().or(implied) {
+            let canceled = (code == CLIENT_CLOSED).then_some(Rejection::Canceled);
+            if let Some(reason) = record.rejection().or(canceled) {
                 f.rejected.with(&[model, reason.name()]).inc();
             }
         }

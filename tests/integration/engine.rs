@@ -12,8 +12,8 @@ use octet::architectures::{Activation, Encoder, EncoderSpec, EncoderWorkspace, P
 use octet::config::BatchingSettings;
 use octet::engine::{Answer, Engine, EngineError, EngineOptions, Registry, RequestContext};
 use octet::pipelines::{
-    Classifier, ClassifyInput, ClassifyOptions, Dense, Head, Model, ModelInfo, Pipeline, PipelineError, Prepared, Row,
-    SequenceModel, Task,
+    Classifier, ClassifyInput, ClassifyOptions, Dense, Head, Model, ModelInfo, OutputActivation, Pipeline,
+    PipelineError, Prepared, Row, SequenceModel, Task,
 };
 use octet::telemetry::{Metrics, Rejection, RequestRecord, Route, Stage, TextFormat};
 use octet::text::{Encoding, Tokenizer};
@@ -157,8 +157,10 @@ impl Default for RigOptions {
     }
 }
 
-const ROUTES: [Route; 2] =
-    [Route { path: "/v1/classify", task: Some("classify") }, Route { path: "/livez", task: None }];
+const ROUTES: [Route; 2] = [
+    Route { path: "/v1/classify", task: Some("classify"), codes: &[404] },
+    Route { path: "/livez", task: None, codes: &[200] },
+];
 
 impl Rig {
     fn new(options: RigOptions) -> Rig {
@@ -228,13 +230,17 @@ fn sequence_model(encoder: &Arc<FakeEncoder>, factor: f32) -> SequenceModel {
 }
 
 fn classifier(id: &str, model: &SequenceModel) -> Arc<Model> {
+    classifier_of(id, model, ProblemType::SingleLabel)
+}
+
+fn classifier_of(id: &str, model: &SequenceModel, problem_type: ProblemType) -> Arc<Model> {
     let tokenizer = Arc::new(tokenizer());
     let labels = vec!["negative".to_string(), "positive".to_string()];
     let pipeline = Classifier {
         model: model.clone(),
         tokenizer: tokenizer.clone(),
         labels: labels.clone(),
-        problem_type: ProblemType::SingleLabel,
+        problem_type,
         temperature: 1.0,
         max_tokens: 512,
     };
@@ -445,37 +451,59 @@ async fn panics_outside_the_encoder_are_answered_too() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn drain_loses_nothing_that_was_accepted() {
+async fn a_draining_engine_is_not_ready_and_answers_all_the_same() {
     let rig = Rig::new(RigOptions { open: false, ..RigOptions::default() });
     let requests: Vec<_> = (1..=50).map(|i| rig.spawn(vec![vec![i; 3], vec![i; 5]])).collect();
     until(|| rig.metric("octet_requests_in_flight") == 50.0).await;
-    let drain = tokio::spawn({
-        let engine = rig.engine.clone();
-        async move { engine.drain(PATIENCE).await }
-    });
-    until(|| !rig.engine.is_ready()).await;
-    assert_eq!(expect_error(rig.run(vec![vec![1]]).await), EngineError::Draining);
-    until(|| rig.metric("octet_model_ready") == 0.0).await;
+    assert!(rig.engine.is_ready());
+    assert_eq!(rig.metric("octet_model_ready"), 2.0);
+    rig.engine.begin_drain();
+    assert!(!rig.engine.is_ready());
+    assert_eq!(rig.metric("octet_model_ready"), 0.0);
+    let late = rig.spawn(vec![vec![7]]);
+    until(|| rig.metric("octet_requests_in_flight") == 51.0).await;
     rig.encoder.set_open(true);
     for (i, request) in (1..=50).zip(requests) {
         assert_eq!(request.await.unwrap().unwrap().outputs, [3 * i, 5 * i]);
     }
-    let report = drain.await.unwrap();
-    assert_eq!((report.finished, report.refused), (50, 0));
+    assert_eq!(late.await.unwrap().unwrap().outputs, [7]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drain_that_runs_out_of_time_answers_everyone() {
+async fn a_closed_engine_refuses_everyone_inside_and_outside() {
     let rig = Rig::new(RigOptions { open: false, ..RigOptions::default() });
     let computing = rig.spawn(vec![vec![1]]);
     rig.until_batches_begun(1).await;
     let waiting = rig.spawn(vec![vec![2]]);
     rig.until_queued(1).await;
-    let report = rig.engine.drain(Duration::from_millis(20)).await;
-    assert_eq!((report.finished, report.refused), (0, 2));
+    rig.engine.close();
+    rig.engine.begin_drain();
     assert_eq!(expect_error(computing.await.unwrap()), EngineError::Draining);
     assert_eq!(expect_error(waiting.await.unwrap()), EngineError::Draining);
+    assert_eq!(expect_error(rig.run(vec![vec![3]]).await), EngineError::Draining, "a closed engine stays closed");
+    assert_eq!(rig.metric("octet_model_ready"), 0.0);
     rig.encoder.set_open(true);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_is_counted_before_its_answers_go_out() {
+    let rig = Rig::new(RigOptions::default());
+    for count in 1..=500 {
+        rig.run(vec![vec![1]]).await.unwrap();
+        assert_eq!(rig.metric("octet_batches_total"), f64::from(count));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_is_counted_for_the_model_of_a_request_that_ran_alone() {
+    let rig = Rig::new(RigOptions::default());
+    let model = rig.engine.registry().get("twice").unwrap().clone();
+    let (inputs, options) = (vec![vec![POISON]], SumOptions::default());
+    let request = RequestContext::new();
+    let answer = rig.engine.run(&model, Task::Classify, rig.pipeline.clone(), inputs, options, request).await;
+    assert!(matches!(expect_error(answer), EngineError::Backend { .. }));
+    assert_eq!(rig.metric("octet_panics_total{model=\"twice\"}"), 1.0);
+    assert_eq!(rig.metric("octet_panics_total{model=\"sums\"}"), 0.0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -583,6 +611,30 @@ async fn classification_counts_labels_and_finds_models_by_name_or_task() {
     let embed = rig.engine.embed(None, vec!["w1".into()], Default::default(), RequestContext::new());
     assert!(matches!(expect_error(embed.await), EngineError::UnsupportedTask { model: None, .. }));
     assert_eq!(expect_error(classify(None, " ").await), EngineError::Input(PipelineError::Empty { index: 0 }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_probabilities_count_as_confidence() {
+    let model = sequence_model(&FakeEncoder::new(true), 1.0);
+    let models = vec![classifier("labels", &model), classifier_of("ratings", &model, ProblemType::Regression)];
+    let metrics = Arc::new(Metrics::new(&ROUTES));
+    let options = EngineOptions { threads: 1, isa: "scalar", batching: BatchingSettings::default() };
+    let engine = Engine::start(Registry::new(models), options, metrics.clone());
+    // The outputs are 0 and 1, which as probabilities would be possible.
+    let input = || vec![ClassifyInput { text: "w0".into(), text_pair: None }];
+    let (none, sigmoid) = (Some(OutputActivation::None), Some(OutputActivation::Sigmoid));
+    for (model, activation, counted) in [
+        ("labels", None, 1.0),
+        ("labels", none, 1.0),
+        ("ratings", None, 0.0),
+        ("ratings", none, 0.0),
+        ("ratings", sigmoid, 1.0),
+    ] {
+        let options = ClassifyOptions { activation, ..ClassifyOptions::default() };
+        engine.classify(Some(model), input(), options, RequestContext::new()).await.unwrap();
+        let count = metric(&metrics, &format!("octet_prediction_confidence_count{{model=\"{model}\"}}"));
+        assert_eq!(count, counted, "{model} with {activation:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

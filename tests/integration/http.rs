@@ -136,6 +136,7 @@ fn bodies_that_are_not_json() -> Vec<(&'static str, Vec<u8>)> {
 #[test]
 fn every_bad_request_gets_its_row_and_the_server_goes_on() {
     let (server, _gate) = serve(|settings| settings.server.max_inputs = 4);
+    let series_at_start = series(&server);
     let long = "good ".repeat(MAX_TOKENS);
     let mut cases = Vec::new();
     for (what, body) in bodies_that_are_not_json() {
@@ -243,6 +244,7 @@ fn every_bad_request_gets_its_row_and_the_server_goes_on() {
         case("unknown route", "/v1/zqxmarker", "{}", 404, "not_found"),
         case("wrong method", "/readyz", "{}", 405, "NotFound"),
         case("wrong method", "/v1/models", "{}", 405, "method_not_allowed"),
+        case("wrong method", "/v1/models/sentiment", "{}", 405, "method_not_allowed"),
         // our own faults
         case("panic", "/predict", r#"{"inputs": "zqxmarker panic"}"#, 500, "Backend"),
         case("panic", "/v1/classify", r#"{"input": "zqxmarker panic"}"#, 500, "server_error"),
@@ -265,6 +267,9 @@ fn every_bad_request_gets_its_row_and_the_server_goes_on() {
         assert_eq!(connection.request("GET", "/livez", &[], b"").status, 200, "{context}: the connection goes on");
         assert_alive(&server);
     }
+    assert_error(&server.get("/v1/models/nope"), Shape::OpenAi, 404, "model_not_found");
+    assert_error(&server.get("/v1/classify"), Shape::OpenAi, 405, "method_not_allowed");
+    assert_eq!(series(&server), series_at_start, "every series existed at the start");
 }
 
 #[test]
@@ -618,6 +623,7 @@ fn slow_clients_are_not_waited_for() {
         settings.server.body_timeout_ms = 900;
         settings.server.idle_timeout_ms = 600;
     });
+    let series_at_start = series(&server);
     let took_at_least = |start: Instant, millis: u64| {
         let took = start.elapsed();
         assert!(took >= Duration::from_millis(millis), "too early: {took:?}");
@@ -664,6 +670,7 @@ fn slow_clients_are_not_waited_for() {
     took_at_least(start, 890);
     assert_error(&answer, Shape::OpenAi, 408, "request_timeout");
     assert_alive(&server);
+    assert_eq!(series(&server), series_at_start, "every series existed at the start");
 }
 
 #[test]
@@ -681,6 +688,7 @@ fn a_client_that_does_not_read_is_disconnected() {
 #[test]
 fn bodies_of_many_clients_share_their_memory() {
     let (server, _gate) = serve(|settings| settings.server.max_total_body_bytes = 64 * 1024);
+    let series_at_start = series(&server);
     let half = "x".repeat(40 * 1024);
     let begin = || {
         let mut connection = server.connect();
@@ -698,10 +706,39 @@ fn bodies_of_many_clients_share_their_memory() {
         }
     };
     assert_error(&refused, Shape::OpenAi, 429, "rate_limit_exceeded");
+    assert_eq!(metric(&server, r#"octet_rejected_total{model="_unknown",reason="queue_full"}"#), 1.0);
+    assert_eq!(metric(&server, r#"octet_rejected_total{model="_unknown",reason="invalid"}"#), 0.0);
     drop(clients);
     wait_until("the memory is free again", || {
         server.post("/v1/classify", &json!({"input": "good ".repeat(10_000)})).status == 200
     });
+    assert_eq!(series(&server), series_at_start, "every series existed at the start");
+}
+
+#[test]
+fn a_body_keeps_its_share_of_the_memory_until_it_is_answered() {
+    let (server, gate) = serve(|settings| settings.server.max_total_body_bytes = 64 * 1024);
+    gate.shut();
+    let body = json!({"input": format!("slow {}", "good ".repeat(8_000))}).to_string();
+    let mut parked = server.connect();
+    parked.send_request("POST", "/v1/classify", &[JSON], body.as_bytes()).expect("sent");
+    wait_until("the first is computed", || gate.is_waited_at());
+    assert_error(&server.post_bytes("/v1/classify", body.as_bytes()), Shape::OpenAi, 429, "rate_limit_exceeded");
+    gate.open();
+    assert_eq!(parked.response().expect("an answer").expect("an answer").status, 200);
+    wait_until("the memory is free again", || server.post_bytes("/v1/classify", body.as_bytes()).status == 200);
+}
+
+#[test]
+fn a_large_body_is_read_as_a_small_one_is() {
+    let server = server();
+    let text = "good ".repeat(100_000);
+    let answer = server.post("/v1/classify", &json!({"input": text}));
+    assert_eq!((answer.status, answer.header("x-truncated")), (200, Some("1")), "{}", answer.text());
+    let broken = format!("{{\"input\": [\"{text}\", 7]}}");
+    let answer = server.post_bytes("/v1/classify", broken.as_bytes());
+    assert_error(&answer, Shape::OpenAi, 400, "invalid_value");
+    assert_eq!(answer.json()["error"]["param"], "input[1]");
 }
 
 #[test]
@@ -712,7 +749,14 @@ fn connections_over_the_cap_are_told_so() {
     assert_eq!(first.request("GET", "/livez", &[], b"").status, 200);
     assert_eq!(second.request("GET", "/livez", &[], b"").status, 200);
     let mut third = server.connect();
+    let count = |connection: &mut Connection| {
+        let text = connection.request("GET", "/metrics", &[], b"").text().to_owned();
+        let line = text.lines().find(|line| line.starts_with("octet_connections_refused_total"));
+        line.expect("the counter").rsplit(' ').next().expect("a value").to_owned()
+    };
+    assert_eq!(count(&mut first), "0");
     let answer = third.request("POST", "/predict", &[JSON], br#"{"inputs": "good"}"#);
+    assert_eq!(count(&mut first), "1");
     assert_error(&answer, Shape::Native, 503, "Unhealthy");
     assert_eq!(answer.header("retry-after"), Some("1"));
     assert_eq!(answer.header("connection"), Some("close"));
@@ -846,6 +890,7 @@ fn a_full_queue_is_429_with_the_time_to_come_back() {
 #[test]
 fn a_client_that_leaves_is_counted_and_its_work_dropped() {
     let (server, gate) = serve(|_| {});
+    let series_at_start = series(&server);
     gate.shut();
     let mut connection = server.connect();
     connection.send_request("POST", "/v1/classify", &[JSON], br#"{"input": "slow"}"#).expect("sent");
@@ -861,6 +906,17 @@ fn a_client_that_leaves_is_counted_and_its_work_dropped() {
     gate.open();
     wait_until("nothing is in flight", || in_flight() == 0.0);
     assert_alive(&server);
+    assert_eq!(series(&server), series_at_start, "every series existed at the start");
+}
+
+/// Names and labels of all series, sorted.
+fn series(server: &TestServer) -> Vec<String> {
+    let text = server.get("/metrics").text().to_owned();
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let mut series: Vec<String> =
+        lines.map(|line| line.rsplit_once(' ').expect("a series has a value").0.to_owned()).collect();
+    series.sort();
+    series
 }
 
 /// Value of one series.
@@ -909,6 +965,7 @@ fn while_draining_readiness_is_503_and_answers_ask_to_leave() {
     wait_until("the request is computed", || gate.is_waited_at());
     server.begin_stop();
     wait_until("readiness is off", || server.get("/readyz").status == 503);
+    assert_eq!(metric(&server, r#"octet_model_ready{model="sentiment""#), 0.0);
     let answer = server.get("/readyz");
     assert_error(&answer, Shape::Native, 503, "Unhealthy");
     assert_eq!(answer.header("connection"), Some("close"));
@@ -916,12 +973,41 @@ fn while_draining_readiness_is_503_and_answers_ask_to_leave() {
     assert_eq!(answer.json()["estimated_time"], 1);
     assert_eq!(server.get("/livez").status, 200, "it is still alive");
     let answer = server.post("/predict", &json!({"inputs": "good"}));
-    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")), "late clients are still answered");
+    assert_eq!(
+        (answer.status, answer.header("connection")),
+        (200, Some("close")),
+        "for a while, late clients are answered"
+    );
     gate.open();
     let answer = busy.response().expect("an answer").expect("an answer");
     assert_eq!((answer.status, answer.header("connection")), (200, Some("close")), "accepted before, answered now");
     let report = server.stop();
     assert_eq!(report.forced, 0);
+}
+
+#[test]
+fn after_the_lame_duck_late_requests_are_503_and_earlier_ones_answered() {
+    let mut server = server();
+    let (head, body) = ("POST /v1/classify HTTP/1.1\r\nhost: test\r\ncontent-length: 17\r\n", br#"{"input": "good"}"#);
+    let mut early = server.connect();
+    early.send(format!("{head}expect: 100-continue\r\n\r\n").as_bytes()).expect("sent");
+    assert_eq!(early.response().expect("an answer").expect("an answer").status, 100, "the request has arrived");
+    // Half a head keeps a connection open that has no request yet.
+    let mut late = server.connect();
+    assert_eq!(late.request("GET", "/livez", &[], b"").status, 200);
+    late.send(head.as_bytes()).expect("sent");
+    server.begin_stop();
+    wait_until("the listener closes", || std::net::TcpStream::connect(server.address).is_err());
+    late.send(b"\r\n").expect("sent");
+    late.send(body).expect("sent");
+    let answer = late.response().expect("an answer").expect("an answer");
+    assert_error(&answer, Shape::OpenAi, 503, "draining");
+    assert_eq!(answer.header("connection"), Some("close"));
+    assert!(answer.header("retry-after").is_some());
+    early.send(body).expect("sent");
+    let answer = early.response().expect("an answer").expect("an answer");
+    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")), "{}", answer.text());
+    assert_eq!(server.stop().forced, 0);
 }
 
 #[test]
@@ -954,7 +1040,8 @@ fn a_drain_under_load_loses_nothing() {
         load.wait_for(200);
         server.begin_stop();
         let report = server.stop();
-        load.assert_nothing_lost();
+        let refused = load.assert_nothing_lost();
+        assert!(refused <= keeping + reconnecting, "who is refused leaves");
         assert_eq!(report.forced, 0, "{report:?}");
     }
 }

@@ -214,6 +214,7 @@ impl Connection {
 /// Clients that send one small request after the other, until an answer asks them to leave or the server is gone.
 pub struct Load {
     answered: Arc<AtomicUsize>,
+    refused: Arc<AtomicUsize>,
     lost: Arc<AtomicUsize>,
     clients: Vec<JoinHandle<()>>,
 }
@@ -221,9 +222,9 @@ pub struct Load {
 impl Load {
     /// So many clients that keep their connection, and so many that take a new one for each request.
     pub fn start(address: SocketAddr, keeping: usize, reconnecting: usize) -> Self {
-        let (answered, lost) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let [answered, refused, lost] = std::array::from_fn(|_| Arc::new(AtomicUsize::new(0)));
         let client = |keeps: bool| {
-            let (answered, lost) = (answered.clone(), lost.clone());
+            let (answered, refused, lost) = (answered.clone(), refused.clone(), lost.clone());
             std::thread::spawn(move || {
                 let mut kept = None;
                 // A connection that is refused was never accepted: the server is gone.
@@ -238,6 +239,10 @@ impl Load {
                             }
                             kept = keeps.then_some(connection);
                         }
+                        Ok(Some(answer)) if is_proper_refusal(&answer) => {
+                            refused.fetch_add(1, Ordering::Relaxed);
+                            return;
+                        }
                         _ => {
                             lost.fetch_add(1, Ordering::Relaxed);
                         }
@@ -246,7 +251,7 @@ impl Load {
             })
         };
         let clients = (0..keeping + reconnecting).map(|number| client(number < keeping)).collect();
-        Load { answered, lost, clients }
+        Load { answered, refused, lost, clients }
     }
 
     /// Waits until so many requests have been answered.
@@ -254,10 +259,17 @@ impl Load {
         wait_until("the load runs", || self.answered.load(Ordering::Relaxed) >= answers);
     }
 
-    /// Waits until the server is gone; fails when an accepted request got no answer.
-    pub fn assert_nothing_lost(self) {
+    /// Waits until the server is gone; fails when a request got neither its answer nor a proper 503. Returns the number
+    /// of the latter.
+    pub fn assert_nothing_lost(self) -> usize {
         self.clients.into_iter().for_each(|client| client.join().expect("a client does not panic"));
         let (lost, answered) = (self.lost.load(Ordering::Relaxed), self.answered.load(Ordering::Relaxed));
         assert_eq!(lost, 0, "requests got no answer, {answered} did");
+        self.refused.load(Ordering::Relaxed)
     }
+}
+
+/// A 503 that says when to come back, and to leave.
+fn is_proper_refusal(answer: &Response) -> bool {
+    answer.status == 503 && answer.header("retry-after").is_some() && answer.header("connection") == Some("close")
 }

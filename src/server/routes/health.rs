@@ -1,14 +1,13 @@
 //! `GET /livez`, `/readyz`, `/health`. None of them waits for the engine, so a busy server answers at once.
 
-use std::time::Duration;
-
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::engine::EngineError;
 use crate::server::AppState;
-use crate::server::error::{ApiError, Kind, NativeErrorBody};
+use crate::server::error::{ApiError, NativeErrorBody};
 
 /// What a probe is told.
 #[derive(Debug, Serialize, ToSchema)]
@@ -38,16 +37,12 @@ pub(in crate::server) async fn livez() -> Json<Status> {
     tag = "probes",
     responses(
         (status = 200, description = "Requests are answered", body = Status),
-        (status = 503, description = "Starting, or shutting down", body = NativeErrorBody),
+        (status = 503, description = "Shutting down", body = NativeErrorBody),
     )
 )]
 pub(in crate::server) async fn readyz(State(app): State<AppState>) -> Result<Json<Status>, ApiError> {
-    let after = Duration::from_secs(1);
     if app.is_draining() {
-        return Err(ApiError::new(Kind::Draining, "the server is shutting down").retry_after(after));
-    }
-    if !app.engine.is_ready() {
-        return Err(ApiError::new(Kind::Loading, "the server is not ready").retry_after(after));
+        return Err(EngineError::Draining.into());
     }
     Ok(OK)
 }
@@ -59,7 +54,7 @@ pub(in crate::server) async fn readyz(State(app): State<AppState>) -> Result<Jso
     tag = "probes",
     responses(
         (status = 200, description = "Requests are answered", body = Status),
-        (status = 503, description = "Starting, or shutting down", body = NativeErrorBody),
+        (status = 503, description = "Shutting down", body = NativeErrorBody),
     )
 )]
 pub(in crate::server) async fn health(state: State<AppState>) -> Result<Json<Status>, ApiError> {

@@ -17,16 +17,21 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::task::spawn_blocking;
 use utoipa::ToSchema;
 
-use crate::engine::{Answer, RequestContext};
-use crate::telemetry::{Rejection, RequestRecord, Stage};
+use crate::engine::{Answer, EngineError, RequestContext};
+use crate::telemetry::{RequestRecord, Stage};
 
 use super::AppState;
+use super::body::{self, ReadBody, TakenRoom};
 use super::error::{ApiError, Kind};
+use super::json;
 use super::request::{RequestId, deadline};
 use super::schema::{ListResponse, TaskRequest, Usage};
-use super::{body, json};
+
+/// Bodies that are parsed on the async thread; a larger one, some milliseconds of work, goes to a blocking thread.
+const INLINE_BODY_BYTES: usize = 256 * 1024;
 
 /// A request whose JSON body has been read, and what came with it.
 pub(super) struct Call<T> {
@@ -34,20 +39,38 @@ pub(super) struct Call<T> {
     id: RequestId,
     record: RequestRecord,
     headers: HeaderMap,
+    /// Held until the answer is built: the texts stay in memory for as long.
+    room: TakenRoom,
 }
 
-impl<T: DeserializeOwned> FromRequest<AppState> for Call<T> {
+impl<T: DeserializeOwned + Send + 'static> FromRequest<AppState> for Call<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, app: &AppState) -> Result<Self, ApiError> {
         let (mut parts, body) = request.into_parts();
         let settings = &app.settings.server;
+        let is_late = app.is_refusing();
         let read = body::read(&parts.headers, body, settings, &app.body_room).await?;
-        let body = json::read(json::parse(&read.bytes)?, settings.strict)?;
+        if is_late {
+            // Refused only now: closing a connection with an unread body would reset it, answer and all.
+            return Err(EngineError::Draining.into());
+        }
+        let (body, room) = parse(read, settings.strict).await?;
         let extensions = &mut parts.extensions;
         let id = extensions.remove::<RequestId>().expect("the context layer gives every request an id");
         let record = extensions.remove::<RequestRecord>().expect("the outermost layer follows every request");
-        Ok(Call { body, id, record, headers: parts.headers })
+        Ok(Call { body, id, record, headers: parts.headers, room })
+    }
+}
+
+/// Body → request type, and the room that it goes on taking.
+async fn parse<T: DeserializeOwned + Send + 'static>(read: ReadBody, strict: bool) -> Result<(T, TakenRoom), ApiError> {
+    let is_large = read.bytes.len() > INLINE_BODY_BYTES;
+    let parse = move || Ok((json::read(json::parse(&read.bytes)?, strict)?, read.room));
+    if is_large {
+        spawn_blocking(parse).await.map_err(|_| ApiError::backend("parsing a body panicked"))?
+    } else {
+        parse()
     }
 }
 
@@ -67,7 +90,7 @@ impl<T> Call<T> {
         understand: impl FnOnce(T) -> Result<(TaskRequest<I, O>, R), ApiError>,
     ) -> Result<(Call<TaskRequest<I, O>>, R), ApiError> {
         let (body, rest) = understand(self.body)?;
-        Ok((Call { body, id: self.id, record: self.record, headers: self.headers }, rest))
+        Ok((Call { body, id: self.id, record: self.record, headers: self.headers, room: self.room }, rest))
     }
 }
 
@@ -82,22 +105,22 @@ struct Admitted<I, O> {
 struct Reply {
     id: RequestId,
     characters: usize,
+    _room: TakenRoom,
 }
 
 impl<I, O> Call<TaskRequest<I, O>> {
     /// Checks what the server, not the model, limits.
     fn admit(self, app: &AppState) -> Result<Admitted<I, O>, ApiError> {
-        let Call { body: task, id, record, headers } = self;
+        let Call { body: task, id, record, headers, room } = self;
         let settings = &app.settings.server;
         let server_limit = Duration::from_millis(settings.request_timeout_ms);
         let deadline = deadline(record.arrived(), &headers, task.timeout_ms, server_limit)?;
         let (count, limit) = (task.inputs.len(), settings.max_inputs);
         if count > limit {
-            record.reject(Rejection::TooMany);
             let message = format!("found {count} inputs, at most {limit} fit in one request; send several requests");
             return Err(ApiError::new(Kind::TooManyInputs, message).param("input"));
         }
-        let reply = Reply { id, characters: task.characters };
+        let reply = Reply { id, characters: task.characters, _room: room };
         Ok(Admitted { task, context: RequestContext { record, deadline: Some(deadline) }, reply })
     }
 }
