@@ -18,7 +18,10 @@ const GRID: [(usize, usize); 9] =
 /// Measure the encoder's speed on this machine: token ids in, hidden states out, without HTTP and tokenizer.
 ///
 /// Every thread runs its own batch, as in `octet serve`. Medians over about a second for each row.
+///
+///   octet bench models/all-MiniLM-L6-v2 --threads 1
 #[derive(Args)]
+#[command(verbatim_doc_comment)]
 pub(super) struct BenchArgs {
     /// Model: a folder, or a hub id such as org/name
     #[arg(default_value = "models/all-MiniLM-L6-v2")]

@@ -22,6 +22,7 @@ use super::{Common, kernels, machine, model_folder, progress};
 ///
 ///   octet eval models/sentiment --data test.jsonl --float path/to/float-encoder --write
 #[derive(Args)]
+#[command(verbatim_doc_comment)]
 pub(super) struct EvalArgs {
     /// Model: a folder, or a hub id such as org/name
     model: String,

@@ -14,6 +14,7 @@ use super::Common;
 /// For containers, which have no shell to run curl. Settings are read as `octet serve` reads them, so the server is
 /// found where its own settings put it.
 #[derive(Args)]
+#[command(verbatim_doc_comment)]
 pub(super) struct HealthcheckArgs {
     /// Port of the server [default: server.port]
     #[arg(long)]

@@ -9,7 +9,10 @@ use super::table::{Table, megabytes};
 use super::{Common, model_folder};
 
 /// Show what a model folder holds: architecture, tensors, sizes, quantization and scores.
+///
+///   octet inspect sentiment
 #[derive(Args)]
+#[command(verbatim_doc_comment)]
 pub(super) struct InspectArgs {
     /// Model: a folder, or a hub id such as org/name
     model: String,

@@ -15,7 +15,7 @@ mod train;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 
 use crate::checkpoint::hub::{self, HubSettings};
@@ -27,7 +27,7 @@ use crate::kernels::{Isa, Kernels};
 /// Start with `octet serve`: it needs no arguments and no download. Then
 /// `curl localhost:8080/v1/classify -d '{"input": "I love it"}'`.
 #[derive(Parser)]
-#[command(name = "octet", version, max_term_width = 100)]
+#[command(name = "octet", version, max_term_width = 120)]
 struct Cli {
     #[command(flatten)]
     common: Common,
@@ -46,21 +46,15 @@ struct Common {
     overrides: Vec<(String, String)>,
 }
 
+// The documentation of each is on its arguments.
 #[derive(Subcommand)]
 enum Command {
-    /// Serve models over HTTP
     Serve(serve::ServeArgs),
-    /// Make an int8 model folder from a float one
     Quantize(quantize::QuantizeArgs),
-    /// Measure accuracy, agreement with f32 and speed, and store them with the model
     Eval(eval::EvalArgs),
-    /// Measure the encoder's speed on this machine
     Bench(bench::BenchArgs),
-    /// Train a classification head on a frozen encoder
     Train(train::TrainArgs),
-    /// Show what a model folder holds
     Inspect(inspect::InspectArgs),
-    /// Ask the server on this machine whether it is ready
     Healthcheck(healthcheck::HealthcheckArgs),
 }
 
@@ -109,10 +103,16 @@ fn kernels(settings: &Settings) -> anyhow::Result<Kernels> {
     Kernels::for_isa(isa).context("engine.isa (OCTET_ISA)")
 }
 
-/// A folder as it is, or the cached or downloaded folder of a hub id.
+/// A folder as it is, the folder of that name in `engine.models_dir`, or the cached or downloaded folder of a hub id.
 fn model_folder(model: &str, settings: &Settings) -> anyhow::Result<PathBuf> {
-    if Path::new(model).exists() {
-        return Ok(PathBuf::from(model));
+    let models_dir = Path::new(&settings.engine.models_dir);
+    let named = models_dir.join(model);
+    if let Some(folder) = [Path::new(model), &named].into_iter().find(|folder| folder.is_dir()) {
+        return Ok(folder.to_path_buf());
+    }
+    // A name in models_dir and a path are never taken for a hub id: nothing must be fetched because of a typing error.
+    if let Ok(name) = Path::new(model).strip_prefix(models_dir) {
+        bail!("no folder \"{}\" in \"{}\" (engine.models_dir)", name.display(), models_dir.display());
     }
     if !model.contains('/') || model.starts_with(['.', '/']) {
         bail!("{model}: no such folder; give a model folder, or a hub id such as org/name");
@@ -125,6 +125,14 @@ fn model_folder(model: &str, settings: &Settings) -> anyhow::Result<PathBuf> {
     });
     bar.finish_and_clear();
     folder.with_context(|| format!("model {model}"))
+}
+
+/// Refuses a destination that is, holds or lies in a folder that is read: replacing it would destroy the source.
+fn ensure_apart(source: &Path, destination: &Path) -> anyhow::Result<()> {
+    let (Ok(source), Ok(target)) = (source.canonicalize(), destination.canonicalize()) else { return Ok(()) };
+    let overlap = source.starts_with(&target) || target.starts_with(&source);
+    ensure!(!overlap, "{} would replace {}; write to another folder", destination.display(), source.display());
+    Ok(())
 }
 
 /// What Hugging Face's own variables say, unless our settings say otherwise.

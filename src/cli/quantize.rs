@@ -9,7 +9,7 @@ use crate::checkpoint::{Existing, ModelDir, card};
 use crate::quantize::{QuantizeOptions, quantize};
 
 use super::table::{Table, megabytes};
-use super::{Common, model_folder, progress};
+use super::{Common, ensure_apart, model_folder, progress};
 
 /// Make an int8 model folder from a float one.
 ///
@@ -19,6 +19,7 @@ use super::{Common, model_folder, progress};
 ///   octet quantize path/to/float-model models/my-model
 ///   octet serve --model models/my-model
 #[derive(Args)]
+#[command(verbatim_doc_comment)]
 pub(super) struct QuantizeArgs {
     /// Float model: a folder, or a hub id such as org/name
     source: String,
@@ -37,7 +38,9 @@ pub(super) struct QuantizeArgs {
 
 pub(super) fn run(args: QuantizeArgs, common: &Common) -> anyhow::Result<()> {
     let settings = common.settings(Vec::new())?;
-    let source = ModelDir::open(&model_folder(&args.source, &settings)?)?;
+    let folder = model_folder(&args.source, &settings)?;
+    ensure_apart(&folder, &args.destination)?;
+    let source = ModelDir::open(&folder)?;
     let options = QuantizeOptions {
         source_id: args.source_id.unwrap_or(args.source),
         license: args.license,

@@ -24,6 +24,7 @@ use super::{Common, kernels, model_folder, threads};
 ///
 ///   octet serve --port 9000 --model models/sentiment --model intents=org/name
 #[derive(Args)]
+#[command(verbatim_doc_comment)]
 pub(super) struct ServeArgs {
     /// Address to listen on [default: 127.0.0.1]
     #[arg(long, value_name = "ADDRESS")]

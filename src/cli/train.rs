@@ -15,7 +15,7 @@ use crate::pipelines::{Embedder, Loader, Precision};
 use crate::train::head::{HeadSettings, TrainedHead, Vectors, train_head};
 
 use super::table::Table;
-use super::{Common, kernels, progress};
+use super::{Common, ensure_apart, kernels, progress};
 
 /// Train a classification head on a frozen encoder.
 ///
@@ -24,6 +24,7 @@ use super::{Common, kernels, progress};
 ///
 ///   octet train --encoder models/all-MiniLM-L6-v2 --train train.jsonl --dev dev.jsonl models/sentiment
 #[derive(Args)]
+#[command(verbatim_doc_comment)]
 pub(super) struct TrainArgs {
     /// Folder to write, beside the encoder's
     destination: PathBuf,
@@ -69,6 +70,9 @@ pub(super) fn run(args: TrainArgs, common: &Common) -> anyhow::Result<()> {
     let settings = common.settings(Vec::new())?;
     ensure!(args.epochs > 0 && args.batch_size > 0, "--epochs and --batch-size must be at least 1");
     ensure!((0.0..1.0).contains(&args.dropout), "--dropout is {}, must be at least 0 and below 1", args.dropout);
+    let rate = args.learning_rate;
+    ensure!(rate.is_finite() && rate > 0.0, "--learning-rate is {rate}, must be a number above 0");
+    ensure_apart(&args.encoder, &args.destination)?;
     let encoder_dir = ModelDir::open(&args.encoder)?;
     let encoder_name = sibling_name(&args.encoder, &args.destination)?;
     let (train, dev) = (read_examples(&args.train)?, read_examples(&args.dev)?);
@@ -101,6 +105,8 @@ pub(super) fn run(args: TrainArgs, common: &Common) -> anyhow::Result<()> {
     .context("training failed")?;
     bar.finish_and_clear();
     println!("{table}");
+    let weights = [&head.dense_weight, &head.dense_bias, &head.out_weight, &head.out_bias];
+    ensure!(weights.into_iter().flatten().all(|w| w.is_finite()), "training diverged; lower --learning-rate");
 
     write(&args, &encoder_dir, &encoder_name, embedder.model.head.pooling, &labels, &head)?;
     card::write(&args.destination).context("cannot write the model card")?;

@@ -67,7 +67,8 @@ fn help_names_every_subcommand_and_teaches_the_first_request() {
     }
     for command in ["serve", "quantize", "eval", "bench", "train", "inspect"] {
         let help = octet(&[command, "--help"]);
-        assert!(help.status.success() && text(&help.stdout).len() > 300, "{command} --help says little");
+        let shown = text(&help.stdout);
+        assert!(shown.contains(&format!("  octet {command}")), "{command} --help has no example:\n{shown}");
     }
 }
 
@@ -83,6 +84,11 @@ fn mistakes_end_with_a_message_and_a_code() {
     };
     fails(&["frobnicate"], 2, &["frobnicate", "--help"]);
     fails(&["inspect", "no-such-folder"], 1, &["no-such-folder"]);
+    // A typing error is never looked up on a hub.
+    fails(&["serve", "--model", "sentimnt"], 1, &["no folder \"sentimnt\" in \"models\""]);
+    let same = "tests/goldens/bert";
+    fails(&["quantize", same, same, "--force"], 1, &["would replace"]);
+    fails(&["quantize", same, "tests/goldens", "--force"], 1, &["would replace"]);
     let bad = ["--set", "server.prot=1", "--set", "server.port=99999", "--set", "engine.isa=sse9"];
     fails(&[&["serve"], bad.as_slice()].concat(), 1, &["server.prot", "server.port", "99999", "sse9"]);
     fails(&["serve", "--model", "tests/goldens"], 1, &["config.json"]);
@@ -94,7 +100,7 @@ fn mistakes_end_with_a_message_and_a_code() {
 
 #[test]
 fn inspect_shows_architecture_sizes_labels_and_scores() {
-    let output = octet(&["inspect", "models/sentiment"]);
+    let output = octet(&["inspect", "sentiment"]);
     let shown = text(&output.stdout);
     for word in ["bert", "negative, neutral, positive", "all-MiniLM-L6-v2", "accuracy", "agreement_f32", "F32"] {
         assert!(shown.contains(word), "{word} is missing in:\n{shown}");
@@ -126,6 +132,8 @@ fn a_head_is_trained_evaluated_and_its_scores_are_shown() {
     let output = octet(&train);
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("dev accuracy"));
+    let diverging = [train.as_slice(), &["--force", "--learning-rate", "nan"]].concat();
+    assert_eq!(octet(&diverging).status.code(), Some(1), "a learning rate that is no number is refused");
     assert_eq!(octet(&train).status.code(), Some(1), "an existing folder is not replaced without --force");
     let output = octet(&["eval", &head, "--data", &data, "--float", &encoder, "--write"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
