@@ -22,8 +22,12 @@ const SHORT_NAMES: [(&str, &str); 6] = [
     ("OCTET_MODELS", MODELS),
 ];
 
-/// Variables that are not settings: the settings file itself, and the switch of the tests that write generated files.
-const NOT_SETTINGS: [&str; 2] = ["OCTET_CONFIG", "OCTET_BLESS"];
+/// Names the settings file when no flag does.
+const FILE_VARIABLE: &str = "OCTET_CONFIG";
+
+/// Variables that are not settings: the settings file itself, the commit that an image is built from, and the switch of
+/// the tests that write generated files.
+const NOT_SETTINGS: [&str; 3] = [FILE_VARIABLE, "OCTET_COMMIT", "OCTET_BLESS"];
 
 /// Start of the variables that tell the tests where their assets lie; not settings either.
 const TEST_VARIABLES: &str = "OCTET_TEST_";
@@ -92,8 +96,8 @@ pub enum Problem {
 }
 
 impl Settings {
-    /// Defaults, then `file` (or [`DEFAULT_FILE`] when none is named and it exists), then the `OCTET_*` variables of
-    /// `environment`, then `overrides` (flags as `key = value`); later ones win.
+    /// Defaults, then `file` (or the one that `OCTET_CONFIG` names, or [`DEFAULT_FILE`] when none is named and it
+    /// exists), then the `OCTET_*` variables of `environment`, then `overrides` (flags as `key = value`); later ones win.
     ///
     /// The key `models` takes models as `path` or `id=path`, separated by commas; several such flags add up.
     ///
@@ -105,7 +109,9 @@ impl Settings {
         overrides: &[(String, String)],
     ) -> Result<Settings, Vec<Problem>> {
         let mut loader = Loader { settings: Settings::default(), known: Settings::all(), problems: Vec::new() };
-        match file {
+        let environment: Vec<_> = environment.into_iter().collect();
+        let named = environment.iter().find(|(name, value)| name == FILE_VARIABLE && !value.is_empty());
+        match file.or(named.map(|(_, value)| Path::new(value))) {
             Some(file) => loader.read_file(file),
             None if Path::new(DEFAULT_FILE).exists() => loader.read_file(Path::new(DEFAULT_FILE)),
             None => {}
@@ -170,8 +176,7 @@ impl Loader {
         self.set_models(found, origin);
     }
 
-    fn read_environment(&mut self, environment: impl IntoIterator<Item = (String, String)>) {
-        let mut variables: Vec<_> = environment.into_iter().collect();
+    fn read_environment(&mut self, mut variables: Vec<(String, String)>) {
         variables.sort();
         for (name, value) in &variables {
             let not_ours = !name.starts_with("OCTET_") || name.starts_with(TEST_VARIABLES);

@@ -34,8 +34,9 @@ pub fn reference_page() -> String {
     let mut out = String::from(
         "# Configuration\n\n\
          <!-- Written by the tests from src/config/sections.rs: OCTET_BLESS=1 cargo test --release settings -->\n\n\
-         Settings come from, in rising order: defaults, a TOML file (`--config`, else `config/octet.toml` if it exists),\n\
-         environment variables, flags. Everything that is wrong is reported at once, and the server does not start.\n\n\
+         Settings come from, in rising order: defaults, a TOML file (`--config`, else the one that `OCTET_CONFIG` names, else\n\
+         `config/octet.toml` if it exists), environment variables, flags. Everything that is wrong is reported at once, and the\n\
+         server does not start.\n\n\
          - A variable is `OCTET_`, the section and the name: `OCTET_SERVER_PORT`. Short forms: `OCTET_HOST`, `OCTET_PORT`,\n  \
            `OCTET_THREADS`, `OCTET_ISA`, `OCTET_MODELS_DIR`, and `OCTET_MODELS` (`path` or `id=path`, separated by commas).\n\
          - `--set section.name=value` sets anything; `octet serve` also has `--host`, `--port` and `--model`.\n",

@@ -119,6 +119,16 @@ fn everything_wrong_is_reported_at_once_with_key_value_range_and_source() {
 }
 
 #[test]
+fn a_variable_names_the_file_unless_a_flag_does() {
+    let (by_variable, by_flag) = (file("[server]\nport = 1"), file("[server]\nport = 2"));
+    let environment = variables(&[("OCTET_CONFIG", by_variable.path.to_str().unwrap())]);
+    let port = |file: Option<&Path>| Settings::load(file, environment.clone(), &[]).unwrap().server.port;
+    assert_eq!((port(None), port(Some(&by_flag.path))), (1, 2));
+    let missing = Settings::load(None, variables(&[("OCTET_CONFIG", "no/such/file.toml")]), &[]).unwrap_err();
+    assert!(messages(missing)[0].starts_with("cannot read settings file no/such/file.toml: "));
+}
+
+#[test]
 fn a_named_file_must_exist_and_be_toml() {
     let missing = Settings::load(Some(Path::new("no/such/file.toml")), [], &[]).unwrap_err();
     assert!(messages(missing)[0].starts_with("cannot read settings file no/such/file.toml: "));
@@ -135,6 +145,7 @@ fn service_links_of_kubernetes_are_not_settings() {
         ("OCTET_PORT_8080_TCP_ADDR", "10.0.0.7"),
         ("OCTET_BLESS", "1"),
         ("OCTET_CONFIG", "octet.toml"),
+        ("OCTET_COMMIT", "0123abc"),
         ("OCTET_TEST_F32", "minilm"),
     ];
     assert_eq!(load(&links, &[]).unwrap().server.port, 8080);
