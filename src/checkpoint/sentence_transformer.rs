@@ -27,6 +27,7 @@ pub struct SentenceTransformerConfig {
 /// [`CheckpointError`] when a file is malformed or asks for a step that Octet does not have.
 pub(super) fn read(folder: &Path) -> Result<Option<SentenceTransformerConfig>, CheckpointError> {
     let Some(modules) = read_modules(folder)? else { return Ok(None) };
+    refuse_default_prompt(folder)?;
     Ok(Some(SentenceTransformerConfig {
         pooling: read_pooling(folder, &modules.pooling_config)?,
         normalize: modules.normalize,
@@ -114,6 +115,13 @@ fn read_max_seq_length(folder: &Path) -> Result<Option<usize>, CheckpointError> 
     let path = folder.join(NAME);
     let Some(content) = read_in(folder, NAME, MAX_BYTES)? else { return Ok(None) };
     let config = parse_object(&content, &path)?;
+    if config.get("do_lower_case") == Some(&Value::Bool(true)) {
+        return Err(CheckpointError::Unsupported {
+            path,
+            found: "\"do_lower_case\": true".into(),
+            supported: "false; let the normalizer in tokenizer.json lower the case".into(),
+        });
+    }
     match config.get("max_seq_length") {
         None | Some(Value::Null) => Ok(None),
         Some(value) => match value.as_u64() {
@@ -126,4 +134,22 @@ fn read_max_seq_length(folder: &Path) -> Result<Option<usize>, CheckpointError> 
             }),
         },
     }
+}
+
+/// A prompt that would be put before every text. Prompts that a caller has to name are fine: they are the caller's text.
+fn refuse_default_prompt(folder: &Path) -> Result<(), CheckpointError> {
+    const NAME: &str = "config_sentence_transformers.json";
+    let path = folder.join(NAME);
+    let Some(content) = read_in(folder, NAME, MAX_BYTES)? else { return Ok(()) };
+    let config = parse_object(&content, &path)?;
+    let Some(name) = config.get("default_prompt_name").filter(|name| !name.is_null()) else { return Ok(()) };
+    let prompt = name.as_str().and_then(|name| config.get("prompts")?.get(name)?.as_str());
+    if prompt == Some("") {
+        return Ok(());
+    }
+    Err(CheckpointError::Unsupported {
+        path,
+        found: format!("\"default_prompt_name\" {}", shown(name)),
+        supported: "null; put the prompt before each text in the request".into(),
+    })
 }

@@ -408,6 +408,30 @@ fn sentence_transformer_files_are_read() {
 }
 
 #[test]
+fn sentence_transformer_settings_that_would_change_the_text_are_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let path = folder(root.path(), "tiny");
+    add_sentence_transformer(&path);
+    let with = |file: &str, content: Value| {
+        std::fs::write(path.join(file), content.to_string()).unwrap();
+        open(&path)
+    };
+    let bert = "sentence_bert_config.json";
+    let lower = with(bert, json!({"max_seq_length": 12, "do_lower_case": true}));
+    assert_says("lower case", lower, &[bert, "\"do_lower_case\": true is not supported"]);
+    assert!(with(bert, json!({"max_seq_length": 12, "do_lower_case": false})).is_ok());
+
+    let prompts = "config_sentence_transformers.json";
+    let named = |default: Value, text: &str| {
+        with(prompts, json!({"prompts": {"query": text, "document": ""}, "default_prompt_name": default}))
+    };
+    assert_says("prompt", named(json!("query"), "query: "), &[prompts, "\"default_prompt_name\" \"query\""]);
+    assert_says("no such prompt", named(json!("other"), ""), &["\"default_prompt_name\" \"other\""]);
+    assert!(named(json!("query"), "").is_ok(), "an empty prompt changes nothing");
+    assert!(named(json!(null), "query: ").is_ok(), "a prompt that nobody names changes nothing");
+}
+
+#[test]
 fn quantization_config_reads_back_what_it_writes() {
     let written = QuantizationConfig {
         targets: vec!["Linear".into(), "Embedding".into()],
