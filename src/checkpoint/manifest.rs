@@ -37,9 +37,6 @@ pub struct QuantManifest {
     /// The logits are divided by it before softmax (Guo et al. 2017); above 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f32>,
-    /// Differences between the two largest probabilities on reference data, ascending: what live traffic is held against.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reference_margins: Option<Vec<f32>>,
 }
 
 /// How weights and activations are quantized, in words that `octet inspect` prints.

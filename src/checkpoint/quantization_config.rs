@@ -19,7 +19,8 @@ pub struct QuantizationConfig {
     pub targets: Vec<String>,
     /// Module names kept in float although their class is a target.
     pub ignore: Vec<String>,
-    /// Whether the inputs of linear layers are quantized without a zero point.
+    /// Whether the folder was made for inputs of linear layers that are quantized without a zero point. It is kept for
+    /// the programs that read it; Octet's executor always uses a zero point, which loses less.
     pub symmetric_activations: bool,
 }
 

@@ -141,14 +141,6 @@ impl PackedWeights {
         self.k
     }
 
-    /// Bytes of memory held.
-    pub fn byte_size(&self) -> usize {
-        size_of_val(self.panels.as_slice())
-            + size_of_val(self.scale.as_slice())
-            + size_of_val(self.bias.as_slice())
-            + size_of_val(self.minus_column_sum.as_slice())
-    }
-
     /// What the kernels read.
     pub(crate) fn as_panels(&self) -> Panels<'_> {
         Panels {

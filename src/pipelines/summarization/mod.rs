@@ -98,8 +98,6 @@ pub struct Summary {
     pub num_sentences: usize,
     /// Characters of the summary divided by characters of the text.
     pub compression_ratio: f32,
-    /// Tokens the model read for this text, those of the query included.
-    pub tokens: usize,
     /// Whether the budget was too small for any whole sentence, so that the shortest good one is returned.
     pub truncated: bool,
 }
@@ -120,7 +118,7 @@ pub struct Summarizer {
 /// candidates of each text.
 pub struct SummaryState {
     texts: Vec<TextState>,
-    query_tokens: Option<usize>,
+    has_query: bool,
 }
 
 /// One text of a request.
@@ -130,7 +128,6 @@ struct TextState {
     budget: Budget,
     candidates: Vec<Candidate>,
     section_bounds: Vec<usize>,
-    tokens: usize,
 }
 
 impl Pipeline for Summarizer {
@@ -152,12 +149,12 @@ impl Pipeline for Summarizer {
         if let Some(query) = &options.query {
             sequences.push(self.encode(0, query)?);
         }
-        let query_tokens = sequences.first().map(Encoding::len);
+        let has_query = !sequences.is_empty();
         let mut texts = Vec::with_capacity(inputs.len());
         for (index, text) in inputs.into_iter().enumerate() {
             texts.push(self.prepare_text(index, text, options, &mut sequences)?);
         }
-        Ok(Prepared { sequences, state: SummaryState { texts, query_tokens } })
+        Ok(Prepared { sequences, state: SummaryState { texts, has_query } })
     }
 
     fn finish(
@@ -178,13 +175,11 @@ impl Pipeline for Summarizer {
             }
             Ok(vectors)
         };
-        let query = vectors(0, usize::from(state.query_tokens.is_some()))?.pop();
+        let query = vectors(0, usize::from(state.has_query))?.pop();
         let mut summaries = Vec::with_capacity(state.texts.len());
         for (index, text) in state.texts.into_iter().enumerate() {
             let vectors = vectors(index, text.candidates.len())?;
-            let mut summary = text.summarize(&vectors, query.as_deref(), options);
-            summary.tokens += state.query_tokens.unwrap_or(0);
-            summaries.push(summary);
+            summaries.push(text.summarize(&vectors, query.as_deref(), options));
         }
         Ok(summaries)
     }
@@ -212,13 +207,10 @@ impl Summarizer {
         let wanted = if options.bounds_sentences() { budget.sentences } else { DEFAULT_SENTENCES };
         let candidates = candidates::candidates(&text, &segments, wanted, budget);
         let section_bounds = candidates::section_bounds(&candidates, &segments);
-        let mut tokens = 0;
         for candidate in &candidates {
-            let sequence = self.encode(index, &text[candidate.range.clone()])?;
-            tokens += sequence.len();
-            sequences.push(sequence);
+            sequences.push(self.encode(index, &text[candidate.range.clone()])?);
         }
-        Ok(TextState { text, num_sentences, budget, candidates, section_bounds, tokens })
+        Ok(TextState { text, num_sentences, budget, candidates, section_bounds })
     }
 
     /// Tokens of `part` without special tokens, or an upper bound where that settles whether it fits into `room`.
@@ -274,7 +266,6 @@ impl TextState {
             summary,
             sentences,
             num_sentences: self.num_sentences,
-            tokens: self.tokens,
             truncated: selection.truncated,
         }
     }

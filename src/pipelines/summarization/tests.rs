@@ -113,7 +113,6 @@ fn three_sentences_in_document_order_by_default() {
     check_consistent(TEXT, &summary);
     assert_eq!((summary.sentences.len(), summary.num_sentences, summary.truncated), (3, 8, false));
     assert!(summary.sentences.is_sorted_by(|a, b| a.end <= b.start));
-    assert!(summary.tokens > 50);
 }
 
 #[test]
@@ -191,14 +190,12 @@ fn query_and_lead_change_what_is_chosen() {
 }
 
 #[test]
-fn tokens_are_what_the_model_read() {
+fn the_model_reads_the_candidates_and_the_query() {
     let summarizer = summarizer(TEXT, 64, 1000);
     let options = SummaryOptions { query: Some("the river".into()), ..Default::default() };
     let prepared = summarizer.prepare(vec![TEXT.into()], &options).unwrap();
-    let tokens: usize = prepared.sequences.iter().map(Encoding::len).sum();
     // All but "Nobody was hurt.", and the query.
     assert_eq!(prepared.sequences.len(), 8);
-    assert_eq!(run(&options).tokens, tokens);
 }
 
 #[test]
