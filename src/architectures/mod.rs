@@ -44,6 +44,12 @@ pub enum ArchitectureError {
         "hidden_act \"{found}\" is not supported; supported are gelu, gelu_new, gelu_pytorch_tanh, gelu_fast, relu"
     )]
     Activation { found: String },
+    /// A position table without a row for the first token.
+    #[error(
+        "\"max_position_embeddings\" is {rows}, but the first token has position {offset} (pad_token_id + 1); it must be \
+         larger"
+    )]
+    Positions { offset: usize, rows: usize },
 }
 
 /// What a family's file is asked: sizes from `config.json`, and which weight names exist.
@@ -86,6 +92,9 @@ impl Source<'_> {
     /// The options that all families share.
     fn spec(&self, position_offset: usize) -> Result<EncoderSpec, ArchitectureError> {
         let c = self.config;
+        if position_offset >= c.max_position_embeddings {
+            return Err(ArchitectureError::Positions { offset: position_offset, rows: c.max_position_embeddings });
+        }
         Ok(EncoderSpec {
             family: c.model_type.clone(),
             vocab_size: c.vocab_size,
@@ -106,15 +115,45 @@ impl Source<'_> {
         })
     }
 
-    /// A head with the labels and the problem type of `config.json`. Without a stated type it follows the number of
-    /// outputs, as Transformers decides: one output is a number, several are classes.
+    /// A head with the labels and the problem type of `config.json`. Without a stated type the outputs are classes, as
+    /// in transformers `pipelines/text_classification.py`: only "regression" makes one output a plain number.
     fn head(&self, pooling: Pooling, layers: Vec<DenseSpec>) -> HeadSpec {
         let labels = self.config.labels.clone();
-        let implied = if labels.len() == 1 { ProblemType::Regression } else { ProblemType::SingleLabel };
-        HeadSpec { pooling, layers, labels, problem_type: self.config.problem_type.unwrap_or(implied) }
+        let problem_type = self.config.problem_type.unwrap_or(ProblemType::SingleLabel);
+        HeadSpec { pooling, layers, labels, problem_type }
     }
 
     fn norm(&self, module: &str) -> NormNames {
         NormNames::of(module, self.has)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(changes: serde_json::Value) -> ModelConfig {
+        let mut config = serde_json::json!({
+            "model_type": "roberta", "hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "intermediate_size": 8, "vocab_size": 9, "max_position_embeddings": 16, "id2label": {"0": "score"},
+        });
+        config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        ModelConfig::parse(config.to_string().as_bytes(), std::path::Path::new("config.json")).unwrap()
+    }
+
+    #[test]
+    fn one_output_is_a_number_only_when_the_file_says_regression() {
+        let problem_type = |changes| describe(&config(changes), &|_| true).unwrap().head.unwrap().problem_type;
+        assert_eq!(problem_type(serde_json::json!({})), ProblemType::SingleLabel);
+        assert_eq!(problem_type(serde_json::json!({"problem_type": "regression"})), ProblemType::Regression);
+    }
+
+    #[test]
+    fn a_position_table_without_room_for_a_token_is_refused() {
+        let described =
+            |positions| describe(&config(serde_json::json!({"max_position_embeddings": positions})), &|_| true);
+        assert_eq!(described(3).unwrap().spec.max_tokens(), 1);
+        let message = described(2).unwrap_err().to_string();
+        assert!(message.contains("\"max_position_embeddings\" is 2") && message.contains("position 2"), "{message}");
     }
 }

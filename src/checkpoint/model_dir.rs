@@ -128,6 +128,16 @@ impl ModelDir {
         self.encoder().path.join("tokenizer.json")
     }
 
+    /// SHA-256 of [`ModelDir::tokenizer_path`], in lower-case hex.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] when the file cannot be read.
+    pub fn tokenizer_digest(&self) -> Result<String, CheckpointError> {
+        let path = self.tokenizer_path();
+        let mut file = std::fs::File::open(&path).map_err(CheckpointError::io("open", &path))?;
+        sha256_hex(&mut file).map_err(CheckpointError::io("read", &path))
+    }
+
     /// The tensors of this folder; those of a head-only folder's encoder are in `encoder().weights()`.
     ///
     /// # Errors

@@ -1,11 +1,10 @@
 //! A model folder → a [`Model`] with the pipelines it offers.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::architectures::{self, Architecture, ArchitectureError, Encoder, HeadSpec, Pooling};
+use crate::architectures::{self, Architecture, ArchitectureError, Encoder, EncoderSpec, HeadSpec, Pooling};
 use crate::checkpoint::{CheckpointError, ModelDir, Weights};
 use crate::kernels::Kernels;
 use crate::nn::CandleEncoder;
@@ -35,18 +34,31 @@ pub enum LoadError {
     /// Its tokenizer.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    /// Its tokenizer knows more ids than the encoder has rows.
-    #[error("{path}: the tokenizer has {tokenizer} ids, the word embeddings have {rows} rows; they must fit together", path = path.display())]
-    Vocabulary { path: std::path::PathBuf, tokenizer: usize, rows: usize },
+    /// Its tokenizer makes a token id that the encoder has no row for.
+    #[error("{path}: the tokenizer's largest token id is {largest}, the word embeddings have {rows} rows; they must fit together", path = path.display())]
+    TokenId { path: std::path::PathBuf, largest: u32, rows: usize },
+    /// Its tokenizer makes a type id that the encoder has no row for.
+    #[error("{path}: the tokenizer's largest type id is {largest}, \"type_vocab_size\" is {rows}; they must fit together", path = path.display())]
+    TypeId { path: std::path::PathBuf, largest: u32, rows: usize },
 }
 
-/// Loads models, and gives those with the same encoder weights one encoder in memory.
+/// Loads models, and gives those with the same encoder one encoder in memory.
 pub struct Loader {
     kernels: Kernels,
     precision: Precision,
-    encoders: HashMap<String, Loaded>,
+    encoders: Vec<(Identity, Loaded)>,
     /// Takes the place of every folder's own encoder.
     replacement: Option<ModelDir>,
+}
+
+/// What makes two encoders the same.
+#[derive(PartialEq)]
+struct Identity {
+    /// [`ModelDir::digest`].
+    weights: String,
+    /// [`ModelDir::tokenizer_digest`].
+    tokenizer: String,
+    spec: EncoderSpec,
 }
 
 /// An encoder and what belongs to it.
@@ -60,7 +72,7 @@ struct Loaded {
 impl Loader {
     /// A loader for one executor.
     pub fn new(kernels: Kernels, precision: Precision) -> Self {
-        Loader { kernels, precision, encoders: HashMap::new(), replacement: None }
+        Loader { kernels, precision, encoders: Vec::new(), replacement: None }
     }
 
     /// Loads every model's encoder from this folder instead: its float original, to compare with.
@@ -111,21 +123,28 @@ impl Loader {
         Ok(model)
     }
 
-    /// The encoder and tokenizer of a folder, loaded once per digest.
+    /// The encoder and tokenizer of a folder; folders with the same ones share them.
     fn encoder(
         &mut self,
         dir: &ModelDir,
         architecture: &Architecture,
         weights: &mut Weights,
     ) -> Result<Loaded, LoadError> {
-        if let Some(loaded) = self.encoders.get(dir.digest()) {
+        let Architecture { spec, encoder: names, .. } = architecture;
+        let (weights_digest, tokenizer) = (dir.digest().to_string(), dir.tokenizer_digest()?);
+        let identity = Identity { weights: weights_digest, tokenizer, spec: spec.clone() };
+        if let Some((_, loaded)) = self.encoders.iter().find(|(known, _)| *known == identity) {
             return Ok(loaded.clone());
         }
-        let Architecture { spec, encoder: names, .. } = architecture;
         let tokenizer = Arc::new(Tokenizer::from_file(&dir.tokenizer_path())?);
-        if tokenizer.vocab_size() > spec.vocab_size {
-            let (tokenizer, rows) = (tokenizer.vocab_size(), spec.vocab_size);
-            return Err(LoadError::Vocabulary { path: dir.path().to_path_buf(), tokenizer, rows });
+        let path = || dir.path().to_path_buf();
+        let (largest, rows) = (tokenizer.largest_id(), spec.vocab_size);
+        if largest as usize >= rows {
+            return Err(LoadError::TokenId { path: path(), largest, rows });
+        }
+        let (largest, rows) = (tokenizer.largest_type_id(), spec.type_vocab_size);
+        if names.token_type_embeddings.is_some() && largest as usize >= rows {
+            return Err(LoadError::TypeId { path: path(), largest, rows });
         }
         let loaded = match self.precision {
             Precision::Int8 => {
@@ -153,7 +172,7 @@ impl Loader {
                 Loaded { encoder: Arc::new(encoder), tokenizer, sizes }
             }
         };
-        self.encoders.insert(dir.digest().to_string(), loaded.clone());
+        self.encoders.push((identity, loaded.clone()));
         Ok(loaded)
     }
 }
@@ -191,7 +210,7 @@ fn assemble(
     head: Option<(&HeadSpec, Head)>,
 ) -> Model {
     let Loaded { encoder, tokenizer, mut sizes } = loaded;
-    let pooling = dir.pooling();
+    let pooling = dir.encoder().pooling();
     let positions = architecture.spec.max_tokens();
     let max_tokens = pooling.and_then(|p| p.max_seq_length).map_or(positions, |m| m.min(positions));
     let manifest = dir.manifest();
@@ -240,7 +259,7 @@ fn assemble(
         architecture: architecture.spec.family.clone(),
         precision: encoder.precision().to_string(),
         scheme: match encoder.precision() {
-            "int8" => manifest.map_or("w8a8-dynamic".to_string(), |m| m.recipe.scheme.clone()),
+            "int8" => crate::runtime::SCHEME.to_string(),
             other => other.to_string(),
         },
         labels,
@@ -250,7 +269,6 @@ fn assemble(
         compression_ratio: f32_bytes.map_or(1.0, |bytes| bytes as f64 / file_bytes as f64),
         load_seconds: 0.0,
         scores: manifest.map(|m| m.scores.iter().map(score).collect()).unwrap_or_default(),
-        path: dir.path().to_path_buf(),
     };
     Model { info, tokenizer, classifier, embedder, summarizer }
 }
@@ -261,5 +279,82 @@ fn score(stored: &crate::checkpoint::Score) -> Score {
         metric: stored.metric.clone(),
         precision: stored.precision.clone(),
         value: stored.value,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    /// A copy of the smallest golden model, in `root`.
+    fn copy(root: &Path, name: &str) -> PathBuf {
+        let (from, to) = (Path::new("tests/goldens").join("bert"), root.join(name));
+        std::fs::create_dir(&to).unwrap();
+        for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+            std::fs::copy(from.join(file), to.join(file)).unwrap();
+        }
+        to
+    }
+
+    fn edit(path: &Path, change: impl FnOnce(&mut serde_json::Value)) {
+        let mut value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        change(&mut value);
+        std::fs::write(path, value.to_string()).unwrap();
+    }
+
+    fn loader() -> Loader {
+        Loader::new(Kernels::detect(), Precision::Int8)
+    }
+
+    #[test]
+    fn an_encoder_is_shared_only_with_the_same_weights_tokenizer_and_options() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = ["first", "same", "tokenizer", "activation"].map(|name| copy(root.path(), name));
+        edit(&paths[2].join("tokenizer.json"), |file| file["normalizer"] = serde_json::json!({"type": "Lowercase"}));
+        edit(&paths[3].join("config.json"), |file| file["hidden_act"] = "relu".into());
+        let mut loader = loader();
+        let models = paths.map(|path| loader.load("model", &path).unwrap());
+        let shared: Vec<_> = models.iter().map(|model| Arc::ptr_eq(model.encoder(), models[0].encoder())).collect();
+        assert_eq!(shared, [true, true, false, false]);
+        assert!(!Arc::ptr_eq(&models[2].tokenizer, &models[0].tokenizer));
+    }
+
+    #[test]
+    fn a_tokenizer_whose_ids_have_no_row_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let path = copy(root.path(), "model");
+        let refused = |change: &dyn Fn(&mut serde_json::Value)| {
+            std::fs::copy("tests/goldens/bert/tokenizer.json", path.join("tokenizer.json")).unwrap();
+            edit(&path.join("tokenizer.json"), change);
+            loader().load("model", &path).err().expect("it is refused").to_string()
+        };
+        // As many ids as before, one of them past a gap.
+        let message = refused(&|file| {
+            let vocab = file["model"]["vocab"].as_object_mut().unwrap();
+            *vocab.values_mut().find(|id| **id == 100).unwrap() = 146.into();
+        });
+        assert!(message.contains("largest token id is 146") && message.contains("146 rows"), "{message}");
+        let message = refused(&|file| {
+            file["post_processor"]["pair"][3]["Sequence"]["type_id"] = 2.into();
+        });
+        assert!(message.contains("largest type id is 2, \"type_vocab_size\" is 2"), "{message}");
+    }
+
+    #[test]
+    fn a_text_without_tokens_is_refused_as_empty() {
+        let root = tempfile::tempdir().unwrap();
+        let path = copy(root.path(), "model");
+        edit(&path.join("tokenizer.json"), |file| file["post_processor"] = serde_json::Value::Null);
+        let embedder = loader().load("model", &path).unwrap().embedder.unwrap();
+        // A control character, which the normalizer drops.
+        let found = crate::pipelines::Pipeline::run(&*embedder, vec!["\u{1}".into()], &Default::default(), 64);
+        assert_eq!(found.err(), Some(crate::pipelines::PipelineError::Empty { index: 0 }));
+    }
+
+    #[test]
+    fn a_head_folder_keeps_as_many_tokens_as_its_encoder() {
+        let model = loader().load("sentiment", Path::new("models/sentiment")).unwrap();
+        assert_eq!((model.info.max_tokens, model.classifier.unwrap().max_tokens), (256, 256));
     }
 }

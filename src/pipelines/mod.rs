@@ -119,6 +119,9 @@ fn encode(
     let limit = if truncate { max_tokens } else { usize::MAX };
     let encoding =
         tokenizer.encode(text, pair, limit).map_err(|e| PipelineError::Tokenizer { index, reason: e.to_string() })?;
+    if encoding.is_empty() {
+        return Err(PipelineError::Empty { index });
+    }
     if encoding.len() > max_tokens {
         return Err(PipelineError::TooLong { index, tokens: encoding.len(), limit: max_tokens });
     }

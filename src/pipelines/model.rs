@@ -1,6 +1,5 @@
 //! A loaded model: its encoder, tokenizer and head, and what can be told about it.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::architectures::{Encoder, EncoderWorkspace, RaggedBatch};
@@ -64,7 +63,7 @@ pub struct ModelInfo {
     pub architecture: String,
     /// `"int8"` or `"f32"`.
     pub precision: String,
-    /// Quantization scheme in words, e.g. `w8a8-dynamic-token`.
+    /// Quantization scheme in words, e.g. `w8a8-dynamic`.
     pub scheme: String,
     /// Class names; empty when the model does not classify.
     pub labels: Vec<String>,
@@ -80,8 +79,6 @@ pub struct ModelInfo {
     pub load_seconds: f64,
     /// Scores stored with the model by `octet eval`.
     pub scores: Vec<Score>,
-    /// Folder the model was loaded from.
-    pub path: PathBuf,
 }
 
 /// Bytes of one part of a model in one dtype.

@@ -14,12 +14,9 @@ use crate::checkpoint::{
     CheckpointError, Existing, LayerError, ModelDir, ModelFiles, QuantManifest, QuantizationConfig, Recipe, Source,
     Tensor, Weights, write_model,
 };
-use crate::runtime::int8_rows;
+use crate::runtime::{SCHEME, int8_rows};
 
 pub use error::error_of;
-
-/// Name of the scheme in `quant.json`, metrics and logs.
-pub const SCHEME: &str = "w8a8-dynamic";
 
 /// What a run should write.
 #[derive(Clone, Debug)]

@@ -14,3 +14,7 @@ mod workspace;
 pub use encoder::{EncoderBytes, Int8Encoder};
 pub use matrix::int8_rows;
 pub use workspace::Workspace;
+
+/// Name of what this executor does, in `quant.json`, metrics and logs: weights in int8, activations in uint8, quantized
+/// per token as they come, always with a zero point.
+pub const SCHEME: &str = "w8a8-dynamic";

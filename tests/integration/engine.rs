@@ -3,7 +3,6 @@
 //! The encoder here is a stand-in whose rows are easy to predict and which can be held up or made to panic; the real
 //! one is tested elsewhere. What is tested is who gets which answer, and when.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -249,7 +248,7 @@ fn classifier_of(id: &str, model: &SequenceModel, problem_type: ProblemType) -> 
         version: "0123456789ab".into(),
         architecture: "bert".into(),
         precision: "int8".into(),
-        scheme: "w8a8-dynamic-token".into(),
+        scheme: "w8a8-dynamic".into(),
         labels,
         max_tokens: 512,
         sizes: Vec::new(),
@@ -257,7 +256,6 @@ fn classifier_of(id: &str, model: &SequenceModel, problem_type: ProblemType) -> 
         compression_ratio: 4.0,
         load_seconds: 0.5,
         scores: Vec::new(),
-        path: PathBuf::from(id),
     };
     let classifier = Some(Arc::new(pipeline));
     Arc::new(Model { info, tokenizer, classifier, embedder: None, summarizer: None })

@@ -147,7 +147,7 @@ fn info(id: &str, labels: Vec<String>) -> ModelInfo {
         version: "0123456789ab".into(),
         architecture: "bert".into(),
         precision: "int8".into(),
-        scheme: "w8a8-dynamic-token".into(),
+        scheme: "w8a8-dynamic".into(),
         labels,
         max_tokens: MAX_TOKENS,
         sizes: Vec::new(),
@@ -155,7 +155,6 @@ fn info(id: &str, labels: Vec<String>) -> ModelInfo {
         compression_ratio: 4.0,
         load_seconds: 0.0,
         scores: Vec::new(),
-        path: "nowhere".into(),
     }
 }
 
