@@ -5,15 +5,14 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use octet::config::Settings;
-use octet::kernels::Kernels;
 use octet::pipelines::{Loader, Model, Precision};
 use serde_json::{Value, json};
 
-use crate::support::TestServer;
+use crate::support::{TestServer, kernels};
 
 /// Loaded once: every server here shares them.
 static MODELS: LazyLock<Vec<Arc<Model>>> = LazyLock::new(|| {
-    let mut loader = Loader::new(Kernels::detect(), Precision::Int8);
+    let mut loader = Loader::new(kernels(), Precision::Int8);
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
     let load = |id: &str| Arc::new(loader.load(id, &folder.join(id)).expect("a shipped model loads"));
     ["sentiment", "all-MiniLM-L6-v2"].map(load).into()

@@ -12,6 +12,9 @@ use octet::quantize::{QuantizeOptions, quantize};
 use octet::runtime::Int8Encoder;
 use octet::text::Encoding;
 
+use super::process::skipped;
+use super::support::kernels;
+
 const ENCODER: &str = "models/all-MiniLM-L6-v2";
 const SENTIMENT: &str = "models/sentiment";
 
@@ -56,8 +59,7 @@ fn bits(encoder: &dyn Encoder, batch: &RaggedBatch) -> Vec<Vec<u32>> {
 /// Both figures of the promise at once, as they need the same 500 forward passes.
 #[test]
 fn shipped_models_stay_close_to_float_on_500_sentences() {
-    let kernels = Kernels::detect();
-    println!("ran on {}", kernels.gemm_name());
+    let kernels = kernels();
     let embedder = load(ENCODER, kernels).embedder.unwrap();
     let head = load(SENTIMENT, kernels).classifier.unwrap().model.head.clone();
     let float = float_vectors();
@@ -90,7 +92,7 @@ fn shipped_models_stay_close_to_float_on_500_sentences() {
 #[test]
 fn a_text_has_the_same_bits_alone_in_any_batch_in_any_order_and_on_every_isa() {
     let dir = ModelDir::open(Path::new(ENCODER)).unwrap();
-    let model = load(ENCODER, Kernels::detect());
+    let model = load(ENCODER, kernels());
     let mut texts: Vec<String> = sentences().into_iter().step_by(21).collect();
     texts.push(sentences().concat());
     let sequences = encode(&model, &texts);
@@ -124,7 +126,7 @@ fn quantizing_at_load_and_beforehand_give_the_same_bits() {
         batch.push(&[1, 5, 9, 2], &[0, 0, 1, 1]);
         batch
     };
-    let kernels = Kernels::detect();
+    let kernels = kernels();
     let row = |path: &Path| {
         let model = Loader::new(kernels, Precision::Int8).load("bert", path).unwrap();
         let model = model.classifier.unwrap().model.clone();
@@ -139,7 +141,7 @@ fn quantizing_at_load_and_beforehand_give_the_same_bits() {
 
 #[test]
 fn two_models_share_one_encoder_in_memory() {
-    let mut loader = Loader::new(Kernels::detect(), Precision::Int8);
+    let mut loader = Loader::new(kernels(), Precision::Int8);
     let encoder = loader.load("minilm", Path::new(ENCODER)).unwrap();
     let sentiment = loader.load("sentiment", Path::new(SENTIMENT)).unwrap();
     assert!(std::sync::Arc::ptr_eq(encoder.encoder(), sentiment.encoder()));
@@ -173,7 +175,8 @@ fn walk(folder: &Path) -> Box<dyn Iterator<Item = std::fs::DirEntry>> {
 #[test]
 fn shipped_encoder_is_what_octet_quantize_makes_of_the_packaged_weights() {
     let Ok(source) = std::env::var("OCTET_TEST_F32") else {
-        println!("skipped: OCTET_TEST_F32 does not name the folder of the float weights");
+        let test = "shipped_encoder_is_what_octet_quantize_makes_of_the_packaged_weights";
+        skipped(test, "OCTET_TEST_F32 does not name the folder of the float weights");
         return;
     };
     let scratch = tempfile::tempdir().unwrap();

@@ -11,6 +11,9 @@ use octet::pipelines::{Loader, Pipeline, Precision, Prepared, Row, Summarizer, S
 use octet::text::Encoding;
 use octet::text::sentences::segment;
 
+use super::process::skipped;
+use super::support::kernels;
+
 /// The shipped model on the int8 executor with these kernels.
 fn summarizer(kernels: Kernels) -> Arc<Summarizer> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/all-MiniLM-L6-v2");
@@ -84,14 +87,15 @@ const ACLSUM: &str = "OCTET_TEST_ACLSUM";
 #[test]
 fn default_summaries_reach_the_stated_rouge_on_aclsum() {
     let Some(folder) = std::env::var_os(ACLSUM).map(PathBuf::from) else {
-        eprintln!("skipped: {ACLSUM} does not name the folder of an unpacked aclsum wheel");
+        let why = format!("{ACLSUM} does not name the folder of an unpacked aclsum wheel");
+        skipped("default_summaries_reach_the_stated_rouge_on_aclsum", &why);
         return;
     };
     let path = folder.join("aclsum/dataset/val.jsonl");
     let lines = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let papers: Vec<Paper> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(papers.len(), 50);
-    let summarizer = summarizer(Kernels::detect());
+    let summarizer = summarizer(kernels());
     let full = ["abstract", "introduction", "conclusion"];
     let options = SummaryOptions { sentences: Some(3), ..SummaryOptions::default() };
     // (sections, least ROUGE-1, least ROUGE-2)
@@ -195,7 +199,7 @@ fn check_slices(text: &str, summary: &Summary) {
 fn a_megabyte_of_text_is_summarized_within_its_budget() {
     let text = prose(1 << 20);
     let options = SummaryOptions { max_words: Some(200), ..SummaryOptions::default() };
-    let summary = run(&summarizer(Kernels::detect()), vec![text.clone()], &options).remove(0);
+    let summary = run(&summarizer(kernels()), vec![text.clone()], &options).remove(0);
     assert!(summary.num_sentences > 5_000, "{}", summary.num_sentences);
     assert!(!summary.truncated && summary.summary.split_whitespace().count() <= 200);
     assert!(summary.sentences.len() >= 8, "{}", summary.sentences.len());

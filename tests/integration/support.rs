@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use octet::config::Settings;
 use octet::engine::{Engine, EngineOptions, Registry};
+use octet::kernels::{Isa, Kernels};
 use octet::pipelines::Model;
 use octet::server::{self, ROUTES, ShutdownReport};
 use octet::telemetry::Metrics;
@@ -18,6 +19,20 @@ use tokio::sync::oneshot;
 
 /// Longest wait for anything in a test; a test that needs it has failed.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The kernels that `OCTET_ISA` names, else the best of this CPU; prints which.
+///
+/// # Panics
+/// When the variable names none, or one that this CPU does not have.
+pub fn kernels() -> Kernels {
+    let named = std::env::var("OCTET_ISA").ok().filter(|name| !["", "auto"].contains(&name.as_str()));
+    let kernels = named.map_or_else(Kernels::detect, |name| {
+        let isa: Isa = name.parse().unwrap_or_else(|e| panic!("OCTET_ISA: {e}"));
+        Kernels::for_isa(isa).unwrap_or_else(|e| panic!("OCTET_ISA: {e}"))
+    });
+    println!("ran on {}", kernels.gemm_name());
+    kernels
+}
 
 /// A running server. Dropping it stops it.
 pub struct TestServer {

@@ -45,7 +45,8 @@ fn layer(path: &Path) -> String {
     first.trim_end_matches(".rs").to_string()
 }
 
-/// The layers that `crate::` paths of a source name, outside comments.
+/// The layers that `crate::` paths of a source name, outside comments. An empty name stands for a list in braces, which
+/// is not read.
 fn used(text: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     for (number, line) in text.lines().enumerate() {
@@ -70,6 +71,9 @@ fn no_folder_uses_one_to_its_right() {
             panic!("{}: folder {layer} has no rule; add it to MAY_USE and to docs/architecture.md", path.display());
         };
         for (line, name) in used(&text) {
+            if name.is_empty() {
+                wrong.push(format!("{}:{line}: write one `use crate::...` for each folder", path.display()));
+            }
             let is_layer = MAY_USE.iter().any(|(n, _)| *n == name) || name == "cli";
             if is_layer && name != layer && !allowed.contains(&name.as_str()) {
                 wrong.push(format!("{}:{line}: {layer} uses {name}", path.display()));
@@ -81,8 +85,8 @@ fn no_folder_uses_one_to_its_right() {
 
 #[test]
 fn the_rule_reader_sees_arrows() {
-    let text = "use crate::server::X; // crate::cli\nlet a = crate::nn::Y;";
-    assert_eq!(used(text), [(1, "server".to_string()), (2, "nn".to_string())]);
+    let text = "use crate::server::X; // crate::cli\nlet a = crate::nn::Y;\nuse crate::{\n    engine, server,\n};";
+    assert_eq!(used(text), [(1, "server".to_string()), (2, "nn".to_string()), (3, String::new())]);
 }
 
 /// `lib.rs` denies unsafe code; only `kernels` may lift that.
