@@ -748,13 +748,13 @@ fn connections_over_the_cap_are_told_so() {
     let mut second = server.connect();
     assert_eq!(first.request("GET", "/livez", &[], b"").status, 200);
     assert_eq!(second.request("GET", "/livez", &[], b"").status, 200);
-    let mut third = server.connect();
     let count = |connection: &mut Connection| {
         let text = connection.request("GET", "/metrics", &[], b"").text().to_owned();
         let line = text.lines().find(|line| line.starts_with("octet_connections_refused_total"));
         line.expect("the counter").rsplit(' ').next().expect("a value").to_owned()
     };
     assert_eq!(count(&mut first), "0");
+    let mut third = server.connect();
     let answer = third.request("POST", "/predict", &[JSON], br#"{"inputs": "good"}"#);
     assert_eq!(count(&mut first), "1");
     assert_error(&answer, Shape::Native, 503, "Unhealthy");
@@ -959,6 +959,7 @@ fn while_draining_readiness_is_503_and_answers_ask_to_leave() {
         settings.server.lame_duck_ms = 1_000;
         settings.engine.threads = 2;
     });
+    let series_at_start = series(&server);
     gate.shut();
     let mut busy = server.connect();
     busy.send_request("POST", "/v1/classify", &[JSON], br#"{"input": "slow"}"#).expect("sent");
@@ -966,6 +967,7 @@ fn while_draining_readiness_is_503_and_answers_ask_to_leave() {
     server.begin_stop();
     wait_until("readiness is off", || server.get("/readyz").status == 503);
     assert_eq!(metric(&server, r#"octet_model_ready{model="sentiment""#), 0.0);
+    assert_eq!(series(&server), series_at_start, "every series existed at the start");
     let answer = server.get("/readyz");
     assert_error(&answer, Shape::Native, 503, "Unhealthy");
     assert_eq!(answer.header("connection"), Some("close"));
