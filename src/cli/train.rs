@@ -201,7 +201,7 @@ fn write(
     ]);
     let manifest = QuantManifest {
         recipe: Recipe {
-            scheme: encoder.manifest().map_or("w8a8-dynamic".into(), |m| m.recipe.scheme.clone()),
+            scheme: crate::runtime::SCHEME.into(),
             weights: format!("head f32, trained on the frozen int8 encoder ({} epochs)", head.epoch),
             ..Recipe::default()
         },

@@ -273,7 +273,8 @@ impl Engine {
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(EngineError::Deadline);
         }
-        let Prepared { sequences, state } = self.prepare(model, pipeline.clone(), inputs, options.clone()).await?;
+        let Prepared { sequences, state } =
+            self.prepare(model, pipeline.clone(), inputs, options.clone(), deadline).await?;
         let lengths: Vec<usize> = sequences.iter().map(|s| s.len()).collect();
         let truncated = sequences.iter().filter(|s| s.truncated).count();
         let computed = if sequences.is_empty() {
@@ -311,15 +312,25 @@ impl Engine {
         pipeline: Arc<P>,
         inputs: Vec<P::Input>,
         options: P::Options,
+        deadline: Option<Instant>,
     ) -> Result<Prepared<P::State>, EngineError> {
         self.shared.queue.check_room()?;
         let permit = self.shared.tokenizing.clone().acquire_owned().await.map_err(|_| EngineError::Draining)?;
         self.shared.queue.check_room()?;
+        // Dropped with this future, when the caller goes away or its deadline passes.
+        let caller = Arc::new(());
+        let waiting = Arc::downgrade(&caller);
         let prepared = spawn_blocking(move || {
             let _permit = permit;
-            pipeline.prepare(inputs, &options)
+            let in_time = || deadline.is_none_or(|deadline| Instant::now() < deadline);
+            pipeline.prepare(inputs, &options, &|| waiting.strong_count() > 0 && in_time())
         });
-        Ok(prepared.await.map_err(|e| self.lost(model, "prepare", e))??)
+        let prepared = prepared.await.map_err(|e| self.lost(model, "prepare", e))?;
+        drop(caller);
+        match prepared {
+            Err(PipelineError::Unwanted) => Err(EngineError::Deadline),
+            prepared => Ok(prepared?),
+        }
     }
 
     /// Waits in line and for the compute threads.

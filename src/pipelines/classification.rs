@@ -110,6 +110,7 @@ impl Pipeline for Classifier {
         &self,
         inputs: Vec<ClassifyInput>,
         options: &ClassifyOptions,
+        wanted: &dyn Fn() -> bool,
     ) -> Result<Prepared<ClassifyState>, PipelineError> {
         check_options(options)?;
         if inputs.is_empty() {
@@ -119,6 +120,7 @@ impl Pipeline for Classifier {
             .iter()
             .enumerate()
             .map(|(index, input)| {
+                super::check_wanted(wanted)?;
                 super::encode(
                     &self.tokenizer,
                     index,

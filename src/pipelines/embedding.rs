@@ -61,7 +61,12 @@ impl Pipeline for Embedder {
         &self.model
     }
 
-    fn prepare(&self, inputs: Vec<String>, options: &EmbedOptions) -> Result<Prepared<EmbedState>, PipelineError> {
+    fn prepare(
+        &self,
+        inputs: Vec<String>,
+        options: &EmbedOptions,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Prepared<EmbedState>, PipelineError> {
         let width = self.model.encoder.spec().hidden_size;
         if let Some(d) = options.dimensions.filter(|d| *d == 0 || *d > width) {
             let message = format!("found {d}, must be between 1 and {width}");
@@ -71,6 +76,7 @@ impl Pipeline for Embedder {
             return Err(PipelineError::NoInput);
         }
         let encode = |(index, text): (usize, &String)| {
+            super::check_wanted(wanted)?;
             super::encode(&self.tokenizer, index, text, None, self.max_tokens, options.truncate)
         };
         let sequences = inputs.iter().enumerate().map(encode).collect::<Result<Vec<_>, _>>()?;

@@ -23,6 +23,9 @@ pub enum PipelineError {
     /// The tokenizer refused a text.
     #[error("input {index} could not be tokenized: {reason}")]
     Tokenizer { index: usize, reason: String },
+    /// The deadline has passed, or the caller is gone.
+    #[error("nobody waits for the answer any more")]
+    Unwanted,
     /// The model computed NaN or infinity.
     #[error("the model produced a value that is not finite for input {index}")]
     NotFinite { index: usize },

@@ -54,14 +54,16 @@ pub trait Pipeline: Send + Sync + 'static {
     /// The encoder and head that compute the rows.
     fn model(&self) -> &SequenceModel;
 
-    /// Checks and tokenizes the inputs of one request.
+    /// Checks and tokenizes the inputs of one request. `wanted` tells whether anybody still waits for the answer; it is
+    /// asked between pieces of work, so that what was given up does not hold up others.
     ///
     /// # Errors
-    /// [`PipelineError`] naming the first bad input.
+    /// [`PipelineError`] naming the first bad input, or [`PipelineError::Unwanted`].
     fn prepare(
         &self,
         inputs: Vec<Self::Input>,
         options: &Self::Options,
+        wanted: &dyn Fn() -> bool,
     ) -> Result<Prepared<Self::State>, PipelineError>;
 
     /// Rows (one per prepared sequence) → one output per input.
@@ -85,7 +87,7 @@ pub trait Pipeline: Send + Sync + 'static {
         options: &Self::Options,
         max_batch_tokens: usize,
     ) -> Result<Vec<Self::Output>, PipelineError> {
-        let Prepared { sequences, state } = self.prepare(inputs, options)?;
+        let Prepared { sequences, state } = self.prepare(inputs, options, &|| true)?;
         let model = self.model();
         let mut workspace = model.encoder.workspace();
         let mut rows = Vec::with_capacity(sequences.len());
@@ -102,6 +104,11 @@ pub trait Pipeline: Send + Sync + 'static {
         }
         self.finish(state, rows, options)
     }
+}
+
+/// Stops the preparation of a request that nobody waits for.
+fn check_wanted(wanted: &dyn Fn() -> bool) -> Result<(), PipelineError> {
+    if wanted() { Ok(()) } else { Err(PipelineError::Unwanted) }
 }
 
 /// Tokenizes input `index` of a request, or says what is wrong with it.

@@ -276,6 +276,7 @@ impl From<PipelineError> for ApiError {
             PipelineError::TooLong { index, .. } => ApiError::at_input(Kind::ContextLength, message, index),
             PipelineError::TooManySentences { index, .. } => ApiError::at_input(Kind::ContextLength, message, index),
             PipelineError::InvalidOption { param, message } => ApiError::invalid(param, message),
+            PipelineError::Unwanted => ApiError::from(EngineError::Deadline),
             PipelineError::Tokenizer { index, .. } | PipelineError::NotFinite { index } => {
                 ApiError::backend(message).index(Some(index))
             }

@@ -118,7 +118,12 @@ impl Pipeline for Sums {
         &self.model
     }
 
-    fn prepare(&self, inputs: Vec<Vec<u32>>, options: &SumOptions) -> Result<Prepared<()>, PipelineError> {
+    fn prepare(
+        &self,
+        inputs: Vec<Vec<u32>>,
+        options: &SumOptions,
+        _wanted: &dyn Fn() -> bool,
+    ) -> Result<Prepared<()>, PipelineError> {
         assert!(!options.panic_in_prepare, "asked to");
         let encode = |(index, ids): (usize, Vec<u32>)| match ids.len() {
             0 => Err(PipelineError::Empty { index }),

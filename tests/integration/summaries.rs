@@ -23,7 +23,7 @@ fn summarizer(kernels: Kernels) -> Arc<Summarizer> {
 
 /// `run` of the pipeline, with the encoder on every core.
 fn run(summarizer: &Summarizer, inputs: Vec<String>, options: &SummaryOptions) -> Vec<Summary> {
-    let Prepared { sequences, state } = summarizer.prepare(inputs, options).unwrap();
+    let Prepared { sequences, state } = summarizer.prepare(inputs, options, &|| true).unwrap();
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let parts: Vec<_> = sequences.chunks(sequences.len().div_ceil(threads)).collect();
     let model = summarizer.model();

@@ -140,7 +140,12 @@ impl Pipeline for Summarizer {
         &self.model
     }
 
-    fn prepare(&self, inputs: Vec<String>, options: &SummaryOptions) -> Result<Prepared<SummaryState>, PipelineError> {
+    fn prepare(
+        &self,
+        inputs: Vec<String>,
+        options: &SummaryOptions,
+        wanted: &dyn Fn() -> bool,
+    ) -> Result<Prepared<SummaryState>, PipelineError> {
         options.check()?;
         if inputs.is_empty() {
             return Err(PipelineError::NoInput);
@@ -152,7 +157,7 @@ impl Pipeline for Summarizer {
         let has_query = !sequences.is_empty();
         let mut texts = Vec::with_capacity(inputs.len());
         for (index, text) in inputs.into_iter().enumerate() {
-            texts.push(self.prepare_text(index, text, options, &mut sequences)?);
+            texts.push(self.prepare_text(index, text, options, wanted, &mut sequences)?);
         }
         Ok(Prepared { sequences, state: SummaryState { texts, has_query } })
     }
@@ -192,10 +197,13 @@ impl Summarizer {
         index: usize,
         text: String,
         options: &SummaryOptions,
+        wanted: &dyn Fn() -> bool,
         sequences: &mut Vec<Encoding>,
     ) -> Result<TextState, PipelineError> {
         let room = self.max_tokens.saturating_sub(self.tokenizer.special_tokens(false)).max(1);
-        let segments = segment(&text, room, |part| self.content_tokens(part, room));
+        // Lengths no longer matter once nobody waits: the check below stops.
+        let segments = segment(&text, room, |part| if wanted() { self.content_tokens(part, room) } else { 0 });
+        super::check_wanted(wanted)?;
         let num_sentences = segments.len();
         if num_sentences == 0 {
             return Err(PipelineError::Empty { index });
@@ -204,10 +212,11 @@ impl Summarizer {
             return Err(PipelineError::TooManySentences { index, sentences: num_sentences, limit: self.max_sentences });
         }
         let budget = options.budget(num_sentences);
-        let wanted = if options.bounds_sentences() { budget.sentences } else { DEFAULT_SENTENCES };
-        let candidates = candidates::candidates(&text, &segments, wanted, budget);
+        let count = if options.bounds_sentences() { budget.sentences } else { DEFAULT_SENTENCES };
+        let candidates = candidates::candidates(&text, &segments, count, budget);
         let section_bounds = candidates::section_bounds(&candidates, &segments);
         for candidate in &candidates {
+            super::check_wanted(wanted)?;
             sequences.push(self.encode(index, &text[candidate.range.clone()])?);
         }
         Ok(TextState { text, num_sentences, budget, candidates, section_bounds })

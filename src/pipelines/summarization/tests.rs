@@ -193,7 +193,7 @@ fn query_and_lead_change_what_is_chosen() {
 fn the_model_reads_the_candidates_and_the_query() {
     let summarizer = summarizer(TEXT, 64, 1000);
     let options = SummaryOptions { query: Some("the river".into()), ..Default::default() };
-    let prepared = summarizer.prepare(vec![TEXT.into()], &options).unwrap();
+    let prepared = summarizer.prepare(vec![TEXT.into()], &options, &|| true).unwrap();
     // All but "Nobody was hurt.", and the query.
     assert_eq!(prepared.sequences.len(), 8);
 }
@@ -217,7 +217,7 @@ fn a_summary_does_not_depend_on_other_inputs() {
 fn long_sentences_are_split_so_that_none_is_cut() {
     let text = "word ".repeat(500);
     let summarizer = summarizer("word", 16, 1000);
-    let prepared = summarizer.prepare(vec![text], &SummaryOptions::default()).unwrap();
+    let prepared = summarizer.prepare(vec![text], &SummaryOptions::default(), &|| true).unwrap();
     assert!(prepared.sequences.iter().all(|s| !s.truncated && s.len() <= 16));
     assert!(prepared.state.texts[0].num_sentences >= 500 / 16);
 }
@@ -234,7 +234,7 @@ fn long_texts_are_scored_by_sections() {
         .collect();
     let summarizer = summarizer(&words, 64, 1000);
     let options = SummaryOptions { sentences: Some(20), lead: 1.0, ..Default::default() };
-    let prepared = summarizer.prepare(vec![text.clone()], &options).unwrap();
+    let prepared = summarizer.prepare(vec![text.clone()], &options, &|| true).unwrap();
     assert_eq!(prepared.state.texts[0].section_bounds, [0, 150, 300, 450]);
     let summary = summarizer.run(vec![text.clone()], &options, 4096).unwrap().remove(0);
     check_consistent(&text, &summary);
@@ -281,10 +281,21 @@ fn options_out_of_range_are_refused() {
 #[test]
 fn values_that_are_not_finite_are_refused() {
     let summarizer = summarizer(TEXT, 64, 1000);
-    let prepared = summarizer.prepare(vec![TEXT.into(), TEXT.into()], &SummaryOptions::default()).unwrap();
+    let prepared = summarizer.prepare(vec![TEXT.into(), TEXT.into()], &SummaryOptions::default(), &|| true).unwrap();
     let n = prepared.sequences.len();
     let mut rows = vec![vec![1.0; 24]; n];
     rows[n - 1][3] = f32::NAN;
     let refused = summarizer.finish(prepared.state, rows, &SummaryOptions::default());
     assert_eq!(refused.unwrap_err(), PipelineError::NotFinite { index: 1 });
+}
+
+#[test]
+fn a_request_that_nobody_waits_for_is_given_up() {
+    let asked = std::cell::Cell::new(0);
+    let until_third = || {
+        asked.set(asked.get() + 1);
+        asked.get() < 3
+    };
+    let prepared = summarizer(TEXT, 64, 1000).prepare(vec![TEXT.into()], &SummaryOptions::default(), &until_third);
+    assert_eq!(prepared.err(), Some(PipelineError::Unwanted));
 }
