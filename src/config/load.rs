@@ -260,6 +260,7 @@ impl Loader {
 
     /// Fills in the shipped models when none are named, and looks bare names up in the models folder.
     fn finish(mut self) -> Result<Settings, Vec<Problem>> {
+        self.check_together();
         if !self.problems.is_empty() {
             return Err(self.problems);
         }
@@ -273,6 +274,20 @@ impl Loader {
             }
         }
         Ok(self.settings)
+    }
+
+    /// Values that are allowed alone but not together.
+    fn check_together(&mut self) {
+        let (one, all) = (self.settings.server.max_body_bytes, self.settings.server.max_total_body_bytes);
+        if all < one {
+            let key = "server.max_total_body_bytes";
+            self.problems.push(Problem::BadValue {
+                key: key.to_string(),
+                found: all.to_string(),
+                allowed: format!("at least server.max_body_bytes ({one}), or no body of that size is ever accepted"),
+                origin: self.settings.origin(key).clone(),
+            });
+        }
     }
 }
 

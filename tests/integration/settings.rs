@@ -179,3 +179,11 @@ fn the_hub_token_is_not_a_setting() {
     assert!(load(&[("HF_TOKEN", "hf_secret")], &[]).is_ok_and(|s| !format!("{s:?}").contains("hf_secret")));
     assert!(load(&[], &[("hub.token", "x")]).is_err(), "a token would be shown by `inspect config` and in `ps`");
 }
+
+#[test]
+fn a_bound_for_all_bodies_below_that_for_one_is_refused() {
+    let flags = [("server.max_body_bytes", "2000000"), ("server.max_total_body_bytes", "1500000")];
+    let found = messages(load(&[], &flags).unwrap_err());
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].contains("server.max_total_body_bytes") && found[0].contains("2000000"), "{found:?}");
+}
