@@ -80,6 +80,9 @@ section! {
         lame_duck_ms: u64 = 0, between(0, 600_000);
         /// Refuse requests that have unknown JSON fields instead of ignoring the fields.
         strict: bool = false, Allowed::Bool;
+        /// Key that clients send as `Authorization: Bearer KEY`; without one, everybody is answered. Probes, `/metrics`
+        /// and the documentation need none. Give it as `OCTET_SERVER_API_KEY`, where no other process reads it.
+        api_key: String = String::new(), Allowed::Text;
     }
 }
 

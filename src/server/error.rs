@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, Response, StatusCode};
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
@@ -44,6 +44,8 @@ pub(crate) enum Kind {
     NotFound,
     /// The route exists, the method does not.
     MethodNotAllowed,
+    /// The key is missing or wrong.
+    Unauthorized,
     /// The queue is full.
     Overloaded,
     /// The connection cap is reached.
@@ -87,6 +89,7 @@ impl Kind {
             Kind::ModelNotFound        => row(404, 404, "ModelNotFound", "model_not_found"),
             Kind::NotFound             => row(404, 404, "NotFound", "not_found"),
             Kind::MethodNotAllowed     => row(405, 405, "NotFound", "method_not_allowed"),
+            Kind::Unauthorized         => row(401, 401, "Unauthorized", "invalid_api_key"),
             Kind::Overloaded           => row(429, 429, "Overloaded", "rate_limit_exceeded"),
             Kind::TooManyConnections   => row(503, 503, "Unhealthy", "too_many_connections"),
             Kind::Draining             => row(503, 503, "Unhealthy", "draining"),
@@ -104,6 +107,7 @@ impl Kind {
             Kind::TooManyInputs => Some(Rejection::TooMany),
             Kind::DeadlineExceeded => Some(Rejection::Deadline),
             Kind::Draining => Some(Rejection::Draining),
+            Kind::Unauthorized => Some(Rejection::Auth),
             Kind::Backend | Kind::TooManyConnections => None,
             Kind::InvalidJson
             | Kind::UnsupportedMediaType
@@ -206,6 +210,9 @@ impl ApiError {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         if let Some(seconds) = self.retry_seconds() {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.kind == Kind::Unauthorized {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if self.closes_connection() {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));

@@ -5,6 +5,7 @@
 //! `connection.rs` guard the way in and the way out.
 
 mod accept;
+mod auth;
 mod body;
 mod connection;
 mod error;

@@ -13,6 +13,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::telemetry::{RequestRecord, Route};
 
 use super::AppState;
+use super::auth;
 use super::error::{ApiError, Kind};
 use super::request;
 use super::routes::{classify, docs, embeddings, health, metrics, models, predict, summarize};
@@ -21,13 +22,15 @@ use super::routes::{classify, docs, embeddings, health, metrics, models, predict
 const UNMATCHED: &str = "_unmatched";
 
 /// Statuses of a task's route before it is known which model is asked.
-const TASK: &[u16] = &[400, 404, 405, 408, 413, 415, 422, 429, 499, 500, 503];
+const TASK: &[u16] = &[400, 401, 404, 405, 408, 413, 415, 422, 429, 499, 500, 503];
 /// Statuses of a route that always has its answer.
 const PAGE: &[u16] = &[200, 405, 499, 500];
 /// Statuses of a route that says no while the server shuts down.
 const PROBE: &[u16] = &[200, 405, 499, 500, 503];
+/// Statuses of a route that always has its answer, for those who have the key.
+const GUARDED: &[u16] = &[200, 401, 405, 499, 500];
 /// Statuses of a route that may not find what is asked for.
-const LOOKUP: &[u16] = &[200, 404, 405, 499, 500];
+const LOOKUP: &[u16] = &[200, 401, 404, 405, 499, 500];
 /// Statuses of no route.
 const NOWHERE: &[u16] = &[404, 499, 500];
 
@@ -37,9 +40,9 @@ pub const ROUTES: &[Route] = &[
     Route { path: "/v1/summarize", task: Some("summarize"), codes: TASK },
     Route { path: "/v1/embeddings", task: Some("embed"), codes: TASK },
     Route { path: "/predict", task: Some("classify"), codes: TASK },
-    Route { path: "/v1/models", task: None, codes: PAGE },
+    Route { path: "/v1/models", task: None, codes: GUARDED },
     Route { path: "/v1/models/{*id}", task: None, codes: LOOKUP },
-    Route { path: "/info", task: None, codes: PAGE },
+    Route { path: "/info", task: None, codes: GUARDED },
     Route { path: "/livez", task: None, codes: PAGE },
     Route { path: "/readyz", task: None, codes: PROBE },
     Route { path: "/health", task: None, codes: PROBE },
@@ -59,6 +62,8 @@ pub(super) fn router(app: AppState) -> Router {
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))
         .route("/info", get(models::info))
+        // Only the routes above: probes, metrics and documentation are for everybody who reaches the port.
+        .route_layer(from_fn_with_state(app.clone(), auth::check))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/health", get(health::health))

@@ -20,11 +20,13 @@ pub enum Rejection {
     Invalid,
     /// The server is shutting down.
     Draining,
+    /// The key is missing or wrong.
+    Auth,
 }
 
 impl Rejection {
     /// Every reason.
-    pub const ALL: [Rejection; 7] = [
+    pub const ALL: [Rejection; 8] = [
         Rejection::QueueFull,
         Rejection::TooLong,
         Rejection::TooMany,
@@ -32,6 +34,7 @@ impl Rejection {
         Rejection::Canceled,
         Rejection::Invalid,
         Rejection::Draining,
+        Rejection::Auth,
     ];
 
     /// Value of the label `reason`.
@@ -44,6 +47,7 @@ impl Rejection {
             Rejection::Canceled => "canceled",
             Rejection::Invalid => "invalid",
             Rejection::Draining => "draining",
+            Rejection::Auth => "auth",
         }
     }
 }

@@ -310,6 +310,32 @@ fn strict_mode_refuses_unknown_fields_and_only_those() {
 }
 
 #[test]
+fn with_a_key_set_only_those_who_send_it_are_served() {
+    let (server, _gate) = serve(|settings| settings.server.api_key = "sesame".into());
+    let post =
+        |path: &str, body: &[u8], headers: &[(&str, &str)]| server.connect().request("POST", path, headers, body);
+    for (path, body) in [("/v1/classify", br#"{"input": "good"}"#.as_slice()), ("/predict", br#"{"inputs": "good"}"#)] {
+        for headers in [&[][..], &[("authorization", "Bearer sesam")], &[("authorization", "Basic sesame")]] {
+            let refused = post(path, body, headers);
+            assert_eq!((refused.status, refused.header("www-authenticate")), (401, Some("Bearer")), "{path}");
+            assert!(refused.header("x-request-id").is_some() && !refused.text().contains("sesam"));
+            let error = refused.json();
+            let code = if path == "/predict" { &error["error_type"] } else { &error["error"]["code"] };
+            assert!(["Unauthorized", "invalid_api_key"].contains(&code.as_str().unwrap()), "{error}");
+        }
+        assert_eq!(post(path, body, &[("authorization", "Bearer sesame")]).status, 200, "{path}");
+    }
+    assert_eq!(server.get("/v1/models").status, 401);
+    for open in ["/livez", "/readyz", "/metrics", "/docs", "/openapi.json"] {
+        assert_eq!(server.get(open).status, 200, "{open}");
+    }
+    let counted = server.get("/metrics");
+    let refused = counted.text().lines().filter(|l| l.starts_with("octet_rejected_total") && l.contains("\"auth\""));
+    let total: u64 = refused.map(|l| l.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum();
+    assert_eq!(total, 6, "every refused task is counted with its reason");
+}
+
+#[test]
 fn a_missing_content_type_and_the_one_of_curl_are_json() {
     let server = server();
     let answer = server.connect().request("POST", "/v1/classify", &[], br#"{"input": "good"}"#);
