@@ -13,6 +13,8 @@ use super::Common;
 ///
 /// For containers, which have no shell to run curl. Settings are read as `octet serve` reads them, so the server is
 /// found where its own settings put it.
+///
+///   octet healthcheck --port 9000
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct HealthcheckArgs {
