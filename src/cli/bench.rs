@@ -1,89 +1,160 @@
-//! `octet bench MODEL`
+//! `octet bench MODEL`: one module for each section of the report.
 
+mod cells;
+mod grid;
+mod peak;
+mod report;
+mod stream;
+mod texts;
+mod tokenizer;
+
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Args;
-use serde_json::json;
+use anyhow::{Context, ensure};
+use clap::{Args, ValueEnum};
 
-use crate::eval::speed::{measure, uniform_batch};
-use crate::pipelines::{Loader, Precision};
+use crate::architectures::Encoder;
+use crate::kernels::Kernels;
+use crate::pipelines::{Loader, Model, Precision};
 
-use super::table::Table;
-use super::{Common, kernels, machine, model_folder, progress, threads};
+use super::{Common, kernels, machine, model_folder, threads};
+use cells::Cell;
+use peak::Peaks;
+use report::Report;
+use texts::Texts;
 
-/// (sequences, tokens of each)
-const GRID: [(usize, usize); 9] =
-    [(1, 16), (1, 32), (1, 128), (1, 512), (8, 32), (8, 128), (32, 32), (32, 128), (32, 512)];
-
-/// Measure the encoder's speed on this machine: token ids in, hidden states out, without HTTP and tokenizer.
+/// Measure the encoder's speed on this machine, against what its integer instructions can do at most.
 ///
-/// Every thread runs its own batch, as in `octet serve`. Medians over about a second for each row.
+/// The grid times one batch on all given threads together; the stream runs the texts of --texts in their order, in
+/// batches of 32, each thread taking the next batch. Tokens are real ones: nothing is padded.
 ///
-///   octet bench models/all-MiniLM-L6-v2 --threads 1
+///   octet bench
+///   octet bench models/all-MiniLM-L6-v2 --texts texts.jsonl --html speed.html
+///   octet bench --only grid --cells 1x16,8x128 --threads 1,2 --json
+///   octet bench --set engine.isa=avx2 --threads 1
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct BenchArgs {
     /// Model: a folder, or a hub id such as org/name
     #[arg(default_value = "models/all-MiniLM-L6-v2")]
     model: String,
-    /// Threads; engine.threads when left out
-    #[arg(long)]
-    threads: Option<usize>,
+    /// Numbers of threads to measure with, e.g. 1,2; when left out 1 and engine.threads
+    #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = thread_count)]
+    threads: Vec<usize>,
+    /// Sections to measure; when left out peak and grid, and with --texts also stream and tokenizer
+    #[arg(long, value_name = "SECTION,...", value_delimiter = ',')]
+    only: Vec<SectionName>,
+    /// Cells of the grid, sequences x tokens of each, e.g. 1x16,8x128
+    #[arg(long, value_name = "BxT,...", value_delimiter = ',')]
+    cells: Vec<Cell>,
+    /// Texts of the stream, the tokenizer and the grid: .jsonl, .csv or .tsv
+    #[arg(long, value_name = "FILE")]
+    texts: Option<PathBuf>,
     /// Run in f32 through candle instead of int8
     #[arg(long)]
     float: bool,
     /// Time for each row
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, value_parser = seconds)]
     seconds: f64,
-    /// Print JSON instead of a table
+    /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
+}
+
+/// What can be measured, in the order in which it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum SectionName {
+    /// The integer peak of this machine
+    Peak,
+    /// One batch at a time, of equal sequences
+    Grid,
+    /// The texts in their order, in batches of 32
+    Stream,
+    /// The tokenizer beside the encoder
+    Tokenizer,
+}
+
+/// What all sections share.
+struct Bench {
+    model: Model,
+    encoder: Arc<dyn Encoder>,
+    kernels: Kernels,
+    threads: Vec<usize>,
+    /// Time for each row.
+    duration: Duration,
+    texts: Option<Texts>,
+    peaks: Peaks,
 }
 
 pub(super) fn run(args: BenchArgs, common: &Common) -> anyhow::Result<()> {
     let settings = common.settings(Vec::new())?;
     let kernels = kernels(&settings)?;
     let folder = model_folder(&args.model, &settings)?;
+    let sections = sections(&args)?;
     let precision = if args.float { Precision::Float } else { Precision::Int8 };
     let model = Loader::new(kernels, precision).load(&args.model, &folder)?;
-    let encoder = model.encoder();
-    let threads = args.threads.unwrap_or_else(|| threads(&settings)).max(1);
+    let threads = match args.threads.as_slice() {
+        [] => counts_up_to(threads(&settings)),
+        given => given.to_vec(),
+    };
+    let duration = Duration::from_secs_f64(args.seconds);
+    let texts = args.texts.as_deref().map(|file| Texts::read(file, &model)).transpose()?;
+    let peaks = Peaks::measure(kernels, &threads, duration);
+    let bench = Bench { encoder: model.encoder().clone(), model, kernels, threads, duration, texts, peaks };
 
-    let bar = progress::bar(GRID.len(), "bench");
-    let mut table = Table::new(["batch x tokens", "median ms", "p10 ms", "p90 ms", "sequences/s", "tokens/s", "runs"]);
-    let mut rows = Vec::new();
-    for (sequences, tokens) in GRID {
-        bar.set_message(format!("{sequences} x {tokens}"));
-        let batch = uniform_batch(encoder.as_ref(), sequences, tokens);
-        let speed = measure(encoder.as_ref(), &batch, threads, Duration::from_secs_f64(args.seconds));
-        let ms = |seconds: f64| format!("{:.3}", seconds * 1e3);
-        let per_second = speed.tokens_per_second / batch.tokens() as f64 * sequences as f64;
-        table.row([
-            format!("{sequences} x {tokens}"),
-            ms(speed.median),
-            ms(speed.p10),
-            ms(speed.p90),
-            format!("{per_second:.0}"),
-            format!("{:.0}", speed.tokens_per_second),
-            speed.runs.to_string(),
-        ]);
-        rows.push(json!({
-            "sequences": sequences, "tokens": tokens, "median_seconds": speed.median, "p10_seconds": speed.p10,
-            "p90_seconds": speed.p90, "tokens_per_second": speed.tokens_per_second, "runs": speed.runs,
-        }));
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    let machine = machine::describe(kernels);
-    if args.json {
-        let report = json!({
-            "model": args.model, "version": model.info.version, "precision": model.info.precision,
-            "threads": threads, "machine": machine, "date": machine::today(), "rows": rows,
+    let mut report = Report::new(&bench, &args.model, machine::describe(kernels));
+    for section in sections {
+        report.add(match section {
+            SectionName::Peak => bench.peaks.section(),
+            SectionName::Grid => grid::run(&bench, &args.cells)?,
+            SectionName::Stream => stream::run(&bench, bench.texts()?),
+            SectionName::Tokenizer => tokenizer::run(&bench, bench.texts()?)?,
         });
-        println!("{}", serde_json::to_string_pretty(&report)?);
+    }
+    if args.texts.is_none() && args.only.is_empty() {
+        report.note("not measured: stream and tokenizer, which need --texts FILE");
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&report.json())?);
     } else {
-        println!("{}, {}, {threads} thread(s), {machine}, {}\n", args.model, model.info.precision, machine::today());
-        println!("{table}");
+        print!("{report}");
     }
     Ok(())
+}
+
+impl Bench {
+    fn texts(&self) -> anyhow::Result<&Texts> {
+        self.texts.as_ref().context("there are no texts; give --texts FILE (.jsonl, .csv or .tsv)")
+    }
+}
+
+/// The sections that are asked for, or those that can run, in their order.
+fn sections(args: &BenchArgs) -> anyhow::Result<Vec<SectionName>> {
+    let of_texts = |section: &SectionName| matches!(section, SectionName::Stream | SectionName::Tokenizer);
+    let all = SectionName::value_variants().iter().copied();
+    if args.only.is_empty() {
+        return Ok(all.filter(|section| args.texts.is_some() || !of_texts(section)).collect());
+    }
+    let without = args.only.iter().find(|section| args.texts.is_none() && of_texts(section));
+    ensure!(
+        without.is_none(),
+        "--only stream and --only tokenizer need texts; add --texts FILE (.jsonl, .csv or .tsv)"
+    );
+    Ok(all.filter(|section| args.only.contains(section)).collect())
+}
+
+/// One, and all of them.
+fn counts_up_to(threads: usize) -> Vec<usize> {
+    if threads > 1 { vec![1, threads] } else { vec![1] }
+}
+
+fn thread_count(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| (1..=1024).contains(n)).ok_or(format!("found \"{text}\", expected 1 to 1024 threads"))
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let allowed = |s: &f64| (0.0..=3600.0).contains(s);
+    text.parse().ok().filter(allowed).ok_or(format!("found \"{text}\", expected 0 to 3600 seconds"))
 }

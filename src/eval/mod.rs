@@ -6,4 +6,5 @@ pub mod classification;
 pub mod embedding;
 pub mod metrics;
 pub mod rouge;
+pub mod rounds;
 pub mod speed;

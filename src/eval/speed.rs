@@ -1,69 +1,229 @@
-//! Speed of an encoder alone: token ids in, hidden states out.
+//! Speed of an encoder alone, and of its tokenizer: what `octet bench` times.
 
-use std::sync::Barrier;
-use std::time::{Duration, Instant};
+use std::ops::Range;
+use std::time::Duration;
 
-use crate::architectures::{Encoder, RaggedBatch};
+use crate::architectures::{Encoder, EncoderSpec, RaggedBatch};
+use crate::kernels::Kernels;
+use crate::text::{Tokenizer, TokenizerError};
 
-use super::metrics::quantile;
+use super::rounds::{Budget, Queue, Times, apart, together};
 
-/// Times of one batch on some threads, each thread running its own copy.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Speed {
-    /// Median time of one batch, in seconds.
-    pub median: f64,
-    /// The time that 10 % of the runs stay below.
-    pub p10: f64,
-    /// The time that 90 % of the runs stay below.
-    pub p90: f64,
-    /// Batches timed, over all threads.
-    pub runs: usize,
-    /// Tokens per second over all threads, at the median.
-    pub tokens_per_second: f64,
+/// Runs of a cell in any case.
+const CELL_RUNS: usize = 5;
+/// Runs of a stream in any case.
+const STREAM_RUNS: usize = 3;
+/// Steps of a peak's run: about 0.1 ms.
+const PEAK_STEPS: u32 = 32_768;
+/// Texts that a thread tokenizes before it takes the next ones.
+const TEXTS_TAKEN: usize = 32;
+
+/// Multiply-adds that a batch costs by the sizes of the model: the linear layers, and `2 T hidden` per layer for the
+/// attention of each token of a sequence of `T`. Embeddings, norms and the like are not counted.
+pub fn macs(spec: &EncoderSpec, batch: &RaggedBatch) -> u64 {
+    let (hidden, inner) = (spec.hidden_size as u64, spec.intermediate_size as u64);
+    let linear = 4 * hidden * hidden + 2 * hidden * inner;
+    let of_sequence = |tokens: u64| tokens * (linear + 2 * tokens * hidden);
+    spec.num_layers as u64 * batch.ranges().map(|r| of_sequence(r.len() as u64)).sum::<u64>()
 }
 
-/// Runs `batch` on `threads` threads for about `duration` (at least 5 times each) after a warm-up.
+/// Multiply-adds a second of the kernels' instruction on `threads` threads at once, operands in registers: the sum of
+/// every thread's fastest tenth of a millisecond, as a slower one was disturbed. None for the scalar kernels.
+pub fn peak(kernels: Kernels, threads: usize, duration: Duration) -> Option<f64> {
+    let macs = kernels.multiply_in_registers(1)? * u64::from(PEAK_STEPS);
+    let budget = Budget { duration, at_least: 20 };
+    let times = apart(threads, budget, |_| || _ = kernels.multiply_in_registers(PEAK_STEPS));
+    Some(times.iter().map(|t| macs as f64 / t.least()).sum())
+}
+
+/// Times of one batch on `threads` threads together: it is cut into one part of whole sequences for each.
 ///
 /// # Panics
-/// When the encoder panics.
-pub fn measure(encoder: &dyn Encoder, batch: &RaggedBatch, threads: usize, duration: Duration) -> Speed {
-    let start = Barrier::new(threads);
-    let run = || {
-        let mut workspace = encoder.workspace();
-        let mut out = Vec::new();
-        encoder.forward(batch, &mut workspace, &mut out);
-        start.wait();
-        let (began, mut times) = (Instant::now(), Vec::new());
-        while times.len() < 5 || began.elapsed() < duration {
-            let started = Instant::now();
-            encoder.forward(batch, &mut workspace, &mut out);
-            times.push(started.elapsed().as_secs_f64());
-        }
-        times
-    };
-    let mut times: Vec<f64> = std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
-        handles.into_iter().flat_map(|h| h.join().expect("the encoder runs")).collect()
-    });
-    times.sort_by(f64::total_cmp);
-    let median = quantile(&times, 0.5);
-    Speed {
-        median,
-        p10: quantile(&times, 0.1),
-        p90: quantile(&times, 0.9),
-        runs: times.len(),
-        tokens_per_second: (batch.tokens() * threads) as f64 / median,
-    }
+/// When the encoder does.
+pub fn latency(encoder: &dyn Encoder, batch: &RaggedBatch, threads: usize, duration: Duration) -> Times {
+    let budget = Budget { duration, at_least: CELL_RUNS };
+    let parts = split(batch, threads);
+    together(parts.len(), budget, || (), |index| forward(encoder, &parts[index]))
 }
 
-/// A batch of `sequences` sequences of `tokens` tokens; ids repeat from a fixed sequence, as speed does not depend on them.
-pub fn uniform_batch(encoder: &dyn Encoder, sequences: usize, tokens: usize) -> RaggedBatch {
-    let spec = encoder.spec();
-    let tokens = tokens.min(spec.max_tokens());
+/// Times of one batch while each of `threads` threads runs one of its own, as a server under load does. All threads.
+///
+/// # Panics
+/// When the encoder does.
+pub fn independent(encoder: &dyn Encoder, batch: &RaggedBatch, threads: usize, duration: Duration) -> Vec<Times> {
+    apart(threads, Budget { duration, at_least: CELL_RUNS }, |_| forward(encoder, batch))
+}
+
+/// Times of all batches, each thread taking the next when it is done with one.
+///
+/// # Panics
+/// When the encoder does.
+pub fn stream(encoder: &dyn Encoder, batches: &[&RaggedBatch], threads: usize, duration: Duration) -> Times {
+    let queue = Queue::default();
+    let work = |_| {
+        let (mut workspace, mut out, queue) = (encoder.workspace(), Vec::new(), &queue);
+        move || {
+            while let Some(batch) = queue.take(batches) {
+                encoder.forward(batch, &mut workspace, &mut out);
+            }
+        }
+    };
+    together(threads, Budget { duration, at_least: STREAM_RUNS }, || queue.restart(), work)
+}
+
+/// Times of tokenizing all texts, each thread taking the next few when it is done with some.
+///
+/// # Errors
+/// [`TokenizerError`] of the first text that the tokenizer refuses.
+pub fn tokenizing(
+    tokenizer: &Tokenizer,
+    texts: &[String],
+    max_tokens: usize,
+    threads: usize,
+    duration: Duration,
+) -> Result<Times, TokenizerError> {
+    texts.iter().try_for_each(|text| tokenizer.encode(text, None, max_tokens).map(drop))?;
+    let (queue, pieces) = (Queue::default(), texts.chunks(TEXTS_TAKEN).collect::<Vec<_>>());
+    let work = |_| {
+        || {
+            while let Some(piece) = queue.take(&pieces) {
+                for text in *piece {
+                    std::hint::black_box(tokenizer.encode(text, None, max_tokens).is_ok());
+                }
+            }
+        }
+    };
+    Ok(together(threads, Budget { duration, at_least: STREAM_RUNS }, || queue.restart(), work))
+}
+
+/// One thread's forward passes of one batch.
+fn forward(encoder: &dyn Encoder, batch: &RaggedBatch) -> impl FnMut() {
+    let (mut workspace, mut out) = (encoder.workspace(), Vec::new());
+    move || encoder.forward(batch, &mut workspace, &mut out)
+}
+
+/// Cuts a batch into at most `parts` runs of whole sequences of nearly the same number of tokens; a sequence alone is
+/// one part.
+fn split(batch: &RaggedBatch, parts: usize) -> Vec<RaggedBatch> {
+    let mut found = Vec::new();
+    let mut part = RaggedBatch::new();
+    for range in batch.ranges() {
+        // A sequence belongs to the part in which its middle lies.
+        let middle = range.start + range.end;
+        if !part.is_empty() && middle * parts > 2 * batch.tokens() * (found.len() + 1) {
+            found.push(std::mem::take(&mut part));
+        }
+        part.push(&batch.ids[range.clone()], &batch.type_ids[range]);
+    }
+    found.push(part);
+    found
+}
+
+/// `sequences` sequences of `tokens` tokens: the ids of `texts` one after another, from the start again after the end;
+/// type ids are 0.
+///
+/// # Panics
+/// When there are no ids.
+pub fn batch_of_texts(texts: &RaggedBatch, sequences: usize, tokens: usize) -> RaggedBatch {
+    let mut ids = texts.ids.iter().copied().cycle();
+    uniform(sequences, |_| ids.by_ref().take(tokens).collect())
+}
+
+/// `sequences` sequences of `tokens` tokens in a fixed irregular order: speed does not depend on the ids.
+pub fn synthetic_batch(vocab_size: usize, sequences: usize, tokens: usize) -> RaggedBatch {
+    let id = |sequence: usize, i: usize| ((sequence * 7919 + i * 104_729) % vocab_size) as u32;
+    uniform(sequences, |sequence| (0..tokens).map(|i| id(sequence, i)).collect())
+}
+
+fn uniform(sequences: usize, mut ids: impl FnMut(usize) -> Vec<u32>) -> RaggedBatch {
     let mut batch = RaggedBatch::new();
     for sequence in 0..sequences {
-        let ids: Vec<u32> = (0..tokens).map(|i| ((sequence * 7919 + i * 104_729) % spec.vocab_size) as u32).collect();
-        batch.push(&ids, &vec![0; tokens]);
+        let ids = ids(sequence);
+        batch.push(&ids, &vec![0; ids.len()]);
     }
     batch
+}
+
+/// The sequences of a batch in their order, in batches of `size`.
+pub fn in_batches_of(size: usize, texts: &RaggedBatch) -> Vec<RaggedBatch> {
+    let ranges: Vec<_> = texts.ranges().collect();
+    let batch = |ranges: &[Range<usize>]| {
+        let mut batch = RaggedBatch::new();
+        ranges.iter().for_each(|r| batch.push(&texts.ids[r.clone()], &texts.type_ids[r.clone()]));
+        batch
+    };
+    ranges.chunks(size).map(batch).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::architectures::Activation;
+
+    fn batch(lengths: &[usize]) -> RaggedBatch {
+        let mut batch = RaggedBatch::new();
+        let mut ids = 0..;
+        lengths.iter().for_each(|l| batch.push(&ids.by_ref().take(*l).collect::<Vec<_>>(), &vec![0; *l]));
+        batch
+    }
+
+    fn lengths(batches: &[RaggedBatch]) -> Vec<Vec<usize>> {
+        batches.iter().map(|b| b.ranges().map(|r| r.len()).collect()).collect()
+    }
+
+    #[test]
+    fn batches_are_split_between_whole_sequences_into_nearly_equal_parts() {
+        let cut = |of: &[usize], parts| lengths(&split(&batch(of), parts));
+        assert_eq!(cut(&[7], 4), [vec![7]], "one sequence is one part");
+        assert_eq!(cut(&[5; 8], 2), [vec![5; 4], vec![5; 4]]);
+        assert_eq!(cut(&[5; 3], 2), [vec![5; 2], vec![5]]);
+        assert_eq!(cut(&[90, 10, 10, 10], 2), [vec![90], vec![10; 3]]);
+        assert_eq!(cut(&[10, 10, 10, 90], 2), [vec![10; 3], vec![90]]);
+        assert_eq!(cut(&[5; 3], 3), [[5], [5], [5]]);
+        assert_eq!(cut(&[1, 100, 1], 3), [vec![1], vec![100], vec![1]]);
+        let parts = split(&batch(&[3, 1, 2]), 2);
+        assert_eq!(parts.iter().flat_map(|p| p.ids.clone()).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_cell_reads_on_through_the_texts_and_begins_again() {
+        let cell = batch_of_texts(&batch(&[2, 3]), 3, 4);
+        assert_eq!(cell.ids, [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]);
+        assert_eq!((cell.starts, cell.type_ids), (vec![0, 4, 8, 12], vec![0; 12]));
+    }
+
+    #[test]
+    fn a_stream_keeps_its_order_in_batches() {
+        let batches = in_batches_of(2, &batch(&[1, 2, 3]));
+        assert_eq!(lengths(&batches), [vec![1, 2], vec![3]]);
+        assert_eq!(batches[1].ids, [3, 4, 5]);
+    }
+
+    /// all-MiniLM-L6-v2: 10,616,832 multiply-adds a token in the linear layers, 4,608 T for attention.
+    #[test]
+    fn multiply_adds_are_those_of_the_model() {
+        let spec = EncoderSpec {
+            family: "bert".into(),
+            vocab_size: 30_522,
+            hidden_size: 384,
+            num_layers: 6,
+            num_heads: 12,
+            intermediate_size: 1536,
+            max_positions: 512,
+            position_offset: 0,
+            type_vocab_size: 2,
+            activation: Activation::Gelu,
+            layer_norm_eps: 1e-12,
+        };
+        assert_eq!(macs(&spec, &batch(&[16])), 16 * (10_616_832 + 4_608 * 16));
+        assert_eq!(macs(&spec, &batch(&[16, 3])), 19 * 10_616_832 + 4_608 * (16 * 16 + 3 * 3));
+    }
+
+    #[test]
+    fn the_peak_is_a_rate_of_the_vector_kernels() {
+        for kernels in Kernels::available() {
+            let found = peak(kernels, 1, Duration::ZERO);
+            assert_eq!(found.is_some_and(|p| p.is_finite() && p > 0.0), kernels.multiply_instruction().is_some());
+        }
+    }
 }

@@ -14,6 +14,7 @@ mod lanes;
 mod microkernel;
 mod norm;
 mod pack;
+mod peak;
 mod quantize;
 pub mod reference;
 mod softmax;

@@ -1,0 +1,146 @@
+//! The report of a measurement: sections, each a table, rows of JSON and notes.
+
+use std::fmt;
+
+use serde_json::{Map, Value, json};
+
+use crate::cli::machine;
+use crate::cli::table::Table;
+use crate::eval::rounds::Times;
+
+use super::Bench;
+
+/// What one section found.
+pub(super) struct Section {
+    /// Its name in JSON.
+    pub(super) key: &'static str,
+    /// Its heading.
+    pub(super) title: &'static str,
+    pub(super) table: Table,
+    /// The rows of the table with all their figures, for JSON.
+    pub(super) rows: Vec<Value>,
+    /// What the figures mean, a sentence each.
+    pub(super) notes: Vec<String>,
+}
+
+/// All sections, and what they were measured with.
+pub(super) struct Report {
+    /// Fields of the JSON before the sections.
+    head: Map<String, Value>,
+    sections: Vec<Section>,
+    notes: Vec<String>,
+}
+
+impl Report {
+    pub(super) fn new(bench: &Bench, model: &str, machine: String) -> Self {
+        let head = json!({
+            "octet": env!("CARGO_PKG_VERSION"),
+            "model": model,
+            "version": bench.model.info.version,
+            "precision": bench.model.info.precision,
+            "isa": bench.kernels.isa().name(),
+            "machine": machine,
+            "date": machine::today(),
+        });
+        let Value::Object(head) = head else { unreachable!("an object was written") };
+        Report { head, sections: Vec::new(), notes: Vec::new() }
+    }
+
+    pub(super) fn add(&mut self, section: Section) {
+        self.sections.push(section);
+    }
+
+    pub(super) fn note(&mut self, note: impl Into<String>) {
+        self.notes.push(note.into());
+    }
+
+    pub(super) fn json(&self) -> Value {
+        let mut report = self.head.clone();
+        for section in &self.sections {
+            report.insert(section.key.into(), Value::Array(section.rows.clone()));
+        }
+        Value::Object(report)
+    }
+
+    /// Model, precision, machine and date.
+    fn subject(&self) -> String {
+        let field = |name: &str| self.head[name].as_str().unwrap_or_default();
+        format!("{}, {}, {}, {}", field("model"), field("precision"), field("machine"), field("date"))
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.subject())?;
+        for section in &self.sections {
+            writeln!(f, "\n{}\n\n{}", section.title, section.table)?;
+            section.notes.iter().try_for_each(|note| writeln!(f, "{note}"))?;
+        }
+        self.notes.iter().try_for_each(|note| writeln!(f, "\n{note}"))
+    }
+}
+
+/// A timed row of sequences that ran through the encoder or the tokenizer.
+pub(super) struct Row {
+    pub(super) threads: usize,
+    pub(super) sequences: usize,
+    /// Over all sequences.
+    pub(super) tokens: usize,
+    pub(super) times: Times,
+    /// 0 to 100; none where there is no peak to compare with.
+    pub(super) percent_of_peak: Option<f64>,
+    pub(super) ids_sha256: String,
+}
+
+impl Row {
+    /// The headings of [`Row::cells`], time in the given unit.
+    pub(super) const fn header(unit: [&'static str; 3]) -> [&'static str; 7] {
+        [unit[0], unit[1], unit[2], "sequences/s", "tokens/s", "% of peak", "runs"]
+    }
+
+    /// Median, p10 and p90 times `per_second` units, and rates.
+    pub(super) fn cells(&self, units_per_second: f64) -> Vec<String> {
+        let time = |seconds: f64| format!("{:.3}", seconds * units_per_second);
+        vec![
+            time(self.times.median()),
+            time(self.times.p10()),
+            time(self.times.p90()),
+            format!("{:.0}", self.sequences_per_second()),
+            format!("{:.0}", self.tokens_per_second()),
+            self.percent_of_peak.map_or("-".into(), |p| format!("{p:.1}")),
+            self.times.runs().to_string(),
+        ]
+    }
+
+    /// The figures by name; `fields` come before them.
+    pub(super) fn json(&self, fields: Value) -> Value {
+        let figures = json!({
+            "threads": self.threads,
+            "median_seconds": self.times.median(),
+            "p10_seconds": self.times.p10(),
+            "p90_seconds": self.times.p90(),
+            "sequences_per_second": self.sequences_per_second(),
+            "tokens_per_second": self.tokens_per_second(),
+            "percent_of_peak": self.percent_of_peak,
+            "runs": self.times.runs(),
+            "ids_sha256": self.ids_sha256,
+        });
+        merged(fields, figures)
+    }
+
+    pub(super) fn sequences_per_second(&self) -> f64 {
+        self.sequences as f64 / self.times.median()
+    }
+
+    pub(super) fn tokens_per_second(&self) -> f64 {
+        self.tokens as f64 / self.times.median()
+    }
+}
+
+/// The fields of both objects, those of `first` first.
+fn merged(mut first: Value, second: Value) -> Value {
+    if let (Value::Object(first), Value::Object(second)) = (&mut first, second) {
+        first.extend(second);
+    }
+    first
+}
