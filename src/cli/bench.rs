@@ -2,6 +2,7 @@
 
 mod cells;
 mod grid;
+mod http;
 mod peak;
 mod report;
 mod stream;
@@ -43,7 +44,7 @@ pub(super) struct BenchArgs {
     /// Numbers of threads to measure with, e.g. 1,2; when left out 1 and engine.threads
     #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = thread_count)]
     threads: Vec<usize>,
-    /// Sections to measure; when left out peak and grid, and with --texts also stream and tokenizer
+    /// Sections to measure; when left out peak and grid, and with --texts also stream, tokenizer and http
     #[arg(long, value_name = "SECTION,...", value_delimiter = ',')]
     only: Vec<SectionName>,
     /// Cells of the grid, sequences x tokens of each, e.g. 1x16,8x128
@@ -74,6 +75,8 @@ enum SectionName {
     Stream,
     /// The tokenizer beside the encoder
     Tokenizer,
+    /// The whole server: latency, throughput, rising rates
+    Http,
 }
 
 /// What all sections share.
@@ -93,6 +96,7 @@ pub(super) fn run(args: BenchArgs, common: &Common) -> anyhow::Result<()> {
     let kernels = kernels(&settings)?;
     let folder = model_folder(&args.model, &settings)?;
     let sections = sections(&args)?;
+    ensure!(!args.float || !sections.contains(&SectionName::Http), "--only http needs int8, which is what is served");
     let precision = if args.float { Precision::Float } else { Precision::Int8 };
     let model = Loader::new(kernels, precision).load(&args.model, &folder)?;
     let threads = match args.threads.as_slice() {
@@ -106,15 +110,17 @@ pub(super) fn run(args: BenchArgs, common: &Common) -> anyhow::Result<()> {
 
     let mut report = Report::new(&bench, &args.model, machine::describe(kernels));
     for section in sections {
-        report.add(match section {
-            SectionName::Peak => bench.peaks.section(),
-            SectionName::Grid => grid::run(&bench, &args.cells)?,
-            SectionName::Stream => stream::run(&bench, bench.texts()?),
-            SectionName::Tokenizer => tokenizer::run(&bench, bench.texts()?)?,
-        });
+        let found = match section {
+            SectionName::Peak => vec![bench.peaks.section()],
+            SectionName::Grid => vec![grid::run(&bench, &args.cells)?],
+            SectionName::Stream => vec![stream::run(&bench, bench.texts()?)],
+            SectionName::Tokenizer => vec![tokenizer::run(&bench, bench.texts()?)?],
+            SectionName::Http => http::run(&bench, &args.model, common)?,
+        };
+        found.into_iter().for_each(|section| report.add(section));
     }
     if args.texts.is_none() && args.only.is_empty() {
-        report.note("not measured: stream and tokenizer, which need --texts FILE");
+        report.note("not measured: stream, tokenizer and http, which need --texts FILE");
     }
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report.json())?);
@@ -132,16 +138,17 @@ impl Bench {
 
 /// The sections that are asked for, or those that can run, in their order.
 fn sections(args: &BenchArgs) -> anyhow::Result<Vec<SectionName>> {
-    let of_texts = |section: &SectionName| matches!(section, SectionName::Stream | SectionName::Tokenizer);
+    let of_texts = |s: &SectionName| matches!(s, SectionName::Stream | SectionName::Tokenizer | SectionName::Http);
     let all = SectionName::value_variants().iter().copied();
     if args.only.is_empty() {
-        return Ok(all.filter(|section| args.texts.is_some() || !of_texts(section)).collect());
+        let can_run = |section: &SectionName| match section {
+            SectionName::Http if args.float => false,
+            section => args.texts.is_some() || !of_texts(section),
+        };
+        return Ok(all.filter(can_run).collect());
     }
     let without = args.only.iter().find(|section| args.texts.is_none() && of_texts(section));
-    ensure!(
-        without.is_none(),
-        "--only stream and --only tokenizer need texts; add --texts FILE (.jsonl, .csv or .tsv)"
-    );
+    ensure!(without.is_none(), "--only stream, tokenizer and http need texts; add --texts FILE (.jsonl, .csv or .tsv)");
     Ok(all.filter(|section| args.only.contains(section)).collect())
 }
 

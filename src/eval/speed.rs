@@ -59,6 +59,18 @@ pub fn independent(encoder: &dyn Encoder, batch: &RaggedBatch, threads: usize, d
 /// # Panics
 /// When the encoder does.
 pub fn stream(encoder: &dyn Encoder, batches: &[&RaggedBatch], threads: usize, duration: Duration) -> Times {
+    stream_within(encoder, batches, threads, Budget { duration, at_least: STREAM_RUNS })
+}
+
+/// Seconds of all batches once, as in [`stream`], after a first time that warms up.
+///
+/// # Panics
+/// When the encoder does.
+pub fn stream_once(encoder: &dyn Encoder, batches: &[&RaggedBatch], threads: usize) -> f64 {
+    stream_within(encoder, batches, threads, Budget { duration: Duration::ZERO, at_least: 1 }).least()
+}
+
+fn stream_within(encoder: &dyn Encoder, batches: &[&RaggedBatch], threads: usize, budget: Budget) -> Times {
     let queue = Queue::default();
     let work = |_| {
         let (mut workspace, mut out, queue) = (encoder.workspace(), Vec::new(), &queue);
@@ -68,7 +80,7 @@ pub fn stream(encoder: &dyn Encoder, batches: &[&RaggedBatch], threads: usize, d
             }
         }
     };
-    together(threads, Budget { duration, at_least: STREAM_RUNS }, || queue.restart(), work)
+    together(threads, budget, || queue.restart(), work)
 }
 
 /// Times of tokenizing all texts, each thread taking the next few when it is done with some.

@@ -117,7 +117,7 @@ fn tables_say_what_was_left_out() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(shown.contains("Peak") && shown.contains("8x32"), "{shown}");
     assert!(shown.contains("1x128, 1x512, 8x128, 32x128, 32x512; the model takes at most 64 tokens"), "{shown}");
-    assert!(shown.contains("not measured: stream and tokenizer, which need --texts FILE"), "{shown}");
+    assert!(shown.contains("not measured: stream, tokenizer and http, which need --texts FILE"), "{shown}");
 }
 
 #[test]

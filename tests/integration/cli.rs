@@ -193,6 +193,49 @@ fn the_forced_instruction_set_is_used_and_printed() {
     assert!(text(&output.stdout).contains("scalar"), "{}{}", text(&output.stdout), text(&output.stderr));
 }
 
+#[test]
+fn bench_over_http_answers_every_request_and_reports_json() {
+    let scratch = tempfile::tempdir().unwrap();
+    let texts = scratch.path().join("texts.jsonl");
+    let rows: Vec<String> = (0..40).map(|i| json!({"text": "the cat sat ".repeat(1 + i % 3)}).to_string()).collect();
+    std::fs::write(&texts, rows.join("\n")).unwrap();
+    let texts = texts.to_str().unwrap();
+    let output = octet(&[
+        "bench",
+        "tests/goldens/bert-classify",
+        "--only",
+        "http",
+        "--texts",
+        texts,
+        "--seconds",
+        "0.02",
+        "--json",
+    ]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON on standard output");
+    let rows = |key: &str| report[key].as_array().unwrap_or_else(|| panic!("no {key}")).clone();
+    let number = |row: &serde_json::Value, name: &str| row[name].as_f64().unwrap_or_else(|| panic!("{name}: {row}"));
+
+    let latency = rows("http_latency");
+    assert_eq!(latency.iter().map(|r| r["quantile"].as_str().unwrap()).collect::<Vec<_>>(), ["p50", "p90", "p99"]);
+    for row in &latency {
+        assert!(number(row, "total_seconds") > number(row, "compute_seconds"), "{row}");
+        assert!(number(row, "compute_seconds") > 0.0, "{row}");
+    }
+    let throughput = rows("http_throughput");
+    assert_eq!(throughput.len(), 6, "one task, two sizes of requests");
+    for row in &throughput {
+        assert!(number(row, "requests") >= 1.0 && number(row, "tokens_per_second") > 0.0, "{row}");
+        assert!(number(row, "mean_batch") >= 1.0, "{row}");
+    }
+    for row in rows("http_open_loop") {
+        assert!(number(&row, "refused") <= number(&row, "requests"), "{row}");
+    }
+    let process = &rows("http_process")[0];
+    assert!(number(process, "most_bytes") >= number(process, "idle_bytes"), "{process}");
+    assert!(number(process, "ready_seconds") > 0.0);
+}
+
 /// Every request that was sent on an accepted connection is answered, and the program ends well.
 #[test]
 fn sigterm_under_load_loses_nothing() {

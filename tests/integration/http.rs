@@ -418,6 +418,10 @@ fn answers_carry_their_figures_in_headers() {
     for name in ["x-compute-time", "x-total-time", "x-tokenization-time", "x-queue-time", "x-inference-time"] {
         assert!(header(name).parse::<u64>().is_ok(), "{name}: {}", header(name));
     }
+    let timing = header("server-timing");
+    let stages: Vec<_> = timing.split(", ").filter_map(|entry| entry.split_once(";dur=")).collect();
+    assert_eq!(stages.iter().map(|s| s.0).collect::<Vec<_>>(), ["tokenize", "queue", "compute", "postprocess"]);
+    assert!(stages.iter().all(|(_, millis)| millis.parse::<f64>().is_ok_and(|m| m >= 0.0)), "{timing}");
 }
 
 #[test]

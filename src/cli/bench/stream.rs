@@ -11,7 +11,7 @@ use super::report::{Row, Section};
 use super::texts::{Texts, ids_sha256};
 
 /// Texts in a batch.
-const BATCH: usize = 32;
+pub(super) const BATCH: usize = 32;
 
 pub(super) fn run(bench: &Bench, texts: &Texts) -> Section {
     let encoder = bench.encoder.as_ref();

@@ -143,12 +143,15 @@ impl Reply {
         (headers, Json(body)).into_response()
     }
 
-    /// What text-embeddings-inference tells in headers (times in whole milliseconds), and our own.
+    /// What text-embeddings-inference tells in headers (times in whole milliseconds), and our own. `server-timing`
+    /// (W3C Server Timing) has each stage in milliseconds with three decimals.
     fn headers<T>(&self, answer: &Answer<T>) -> HeaderMap {
         let Answer { model, timing, tokens, truncated, batch_inputs, .. } = answer;
         let millis = |time: Duration| time.as_millis().to_string();
         let total = millis(timing.total());
+        let stages = Stage::ALL.map(|s| format!("{};dur={:.3}", s.name(), timing.stage(s).as_secs_f64() * 1e3));
         let pairs = [
+            ("server-timing", stages.join(", ")),
             ("x-compute-type", format!("cpu-{}", model.info.precision)),
             ("x-compute-time", total.clone()),
             ("x-compute-characters", self.characters.to_string()),
