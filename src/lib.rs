@@ -16,7 +16,7 @@
 //! - [`server`]: HTTP and JSON, nothing else.
 //! - [`cli`]: the subcommands; each composes library calls.
 //!
-//! [`text`], [`data`], [`config`] and [`telemetry`] are leaves. [`quantize`], [`train`] and [`eval`] stand
+//! [`text`], [`data`], [`config`], [`telemetry`] and [`plot`] are leaves. [`quantize`], [`train`] and [`eval`] stand
 //! beside the engine. `docs/architecture.md` tells the rest; `tests/integration/tidy.rs` enforces it.
 #![deny(unsafe_code)]
 
@@ -30,6 +30,7 @@ pub mod eval;
 pub mod kernels;
 pub mod nn;
 pub mod pipelines;
+pub mod plot;
 pub mod quantize;
 pub mod runtime;
 pub mod server;

@@ -9,7 +9,8 @@ mod stream;
 mod texts;
 mod tokenizer;
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 
 use crate::architectures::Encoder;
+use crate::eval::rounds::Budget;
 use crate::kernels::Kernels;
 use crate::pipelines::{Loader, Model, Precision};
 
@@ -56,13 +58,20 @@ pub(super) struct BenchArgs {
     /// Run in f32 through candle instead of int8
     #[arg(long)]
     float: bool,
-    /// Time for each row
+    /// Time for each row; a long one runs three times in any case
     #[arg(long, default_value_t = 1.0, value_parser = seconds)]
     seconds: f64,
     /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
+    /// Also write a page of figures and tables
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
 }
+
+/// Times that a section measures all its rows one after the other: what disturbs the machine for a while disturbs a part
+/// of the runs of a row, not all of them.
+const PASSES: usize = 3;
 
 /// What can be measured, in the order in which it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -97,12 +106,12 @@ pub(super) fn run(args: BenchArgs, common: &Common) -> anyhow::Result<()> {
     let folder = model_folder(&args.model, &settings)?;
     let sections = sections(&args)?;
     ensure!(!args.float || !sections.contains(&SectionName::Http), "--only http needs int8, which is what is served");
+    args.html.as_deref().map(ensure_writable).transpose()?;
     let precision = if args.float { Precision::Float } else { Precision::Int8 };
     let model = Loader::new(kernels, precision).load(&args.model, &folder)?;
-    let threads = match args.threads.as_slice() {
-        [] => counts_up_to(threads(&settings)),
-        given => given.to_vec(),
-    };
+    let mut threads = if args.threads.is_empty() { vec![1, threads(&settings)] } else { args.threads };
+    threads.sort_unstable();
+    threads.dedup();
     let duration = Duration::from_secs_f64(args.seconds);
     let texts = args.texts.as_deref().map(|file| Texts::read(file, &model)).transpose()?;
     let peaks = Peaks::measure(kernels, &threads, duration);
@@ -114,13 +123,16 @@ pub(super) fn run(args: BenchArgs, common: &Common) -> anyhow::Result<()> {
             SectionName::Peak => vec![bench.peaks.section()],
             SectionName::Grid => vec![grid::run(&bench, &args.cells)?],
             SectionName::Stream => vec![stream::run(&bench, bench.texts()?)],
-            SectionName::Tokenizer => vec![tokenizer::run(&bench, bench.texts()?)?],
+            SectionName::Tokenizer => vec![tokenizer::run(&bench, bench.texts()?, &report)?],
             SectionName::Http => http::run(&bench, &args.model, common)?,
         };
         found.into_iter().for_each(|section| report.add(section));
     }
     if args.texts.is_none() && args.only.is_empty() {
         report.note("not measured: stream, tokenizer and http, which need --texts FILE");
+    }
+    if let Some(file) = &args.html {
+        std::fs::write(file, report.page().html()).with_context(|| format!("cannot write {}", file.display()))?;
     }
     if args.json {
         println!("{}", serde_json::to_string_pretty(&report.json())?);
@@ -131,6 +143,11 @@ pub(super) fn run(args: BenchArgs, common: &Common) -> anyhow::Result<()> {
 }
 
 impl Bench {
+    /// How much of a row is measured in each of the [`PASSES`].
+    fn budget(&self) -> Budget {
+        Budget { duration: self.duration / PASSES as u32, at_least: 1 }
+    }
+
     fn texts(&self) -> anyhow::Result<&Texts> {
         self.texts.as_ref().context("there are no texts; give --texts FILE (.jsonl, .csv or .tsv)")
     }
@@ -152,9 +169,10 @@ fn sections(args: &BenchArgs) -> anyhow::Result<Vec<SectionName>> {
     Ok(all.filter(|section| args.only.contains(section)).collect())
 }
 
-/// One, and all of them.
-fn counts_up_to(threads: usize) -> Vec<usize> {
-    if threads > 1 { vec![1, threads] } else { vec![1] }
+/// Opens the file once before anything is measured.
+fn ensure_writable(file: &Path) -> anyhow::Result<()> {
+    let opened = File::options().append(true).create(true).open(file);
+    opened.map(drop).with_context(|| format!("--html: cannot write {}", file.display()))
 }
 
 fn thread_count(text: &str) -> Result<usize, String> {

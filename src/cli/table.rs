@@ -10,6 +10,11 @@ impl Table {
         Table { rows: vec![header.map(str::to_string).to_vec()] }
     }
 
+    /// Header and rows, all of the same length.
+    pub(super) fn rows(&self) -> &[Vec<String>] {
+        &self.rows
+    }
+
     pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.rows.push(cells.into_iter().collect());
     }

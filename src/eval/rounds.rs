@@ -24,7 +24,7 @@ pub struct Budget {
 }
 
 /// Seconds of several runs.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Times {
     sorted: Vec<f64>,
 }
@@ -34,6 +34,12 @@ impl Times {
     pub fn new(mut seconds: Vec<f64>) -> Self {
         seconds.sort_by(f64::total_cmp);
         Times { sorted: seconds }
+    }
+
+    /// Takes over the runs of `other`.
+    pub fn extend(&mut self, other: Times) {
+        self.sorted.extend(other.sorted);
+        self.sorted.sort_by(f64::total_cmp);
     }
 
     /// The middle one.
@@ -102,7 +108,8 @@ pub fn together<W: FnMut()>(
     })
 }
 
-/// Every thread does the work of `make` by itself, again and again, while the others do; times of all.
+/// Every thread does the work of `make` by itself, again and again, while the others do; the times of each, in no
+/// order.
 ///
 /// # Panics
 /// When the work does.
@@ -269,7 +276,8 @@ mod tests {
 
     #[test]
     fn times_are_told_by_quantiles() {
-        let times = Times::new((0..=10).rev().map(f64::from).collect());
+        let mut times = Times::new((5..=10).rev().map(f64::from).collect());
+        times.extend(Times::new((0..5).map(f64::from).collect()));
         assert_eq!((times.least(), times.p10(), times.median(), times.p90()), (0.0, 1.0, 5.0, 9.0));
     }
 }

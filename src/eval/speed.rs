@@ -9,10 +9,6 @@ use crate::text::{Tokenizer, TokenizerError};
 
 use super::rounds::{Budget, Queue, Times, apart, together};
 
-/// Runs of a cell in any case.
-const CELL_RUNS: usize = 5;
-/// Runs of a stream in any case.
-const STREAM_RUNS: usize = 3;
 /// Steps of a peak's run: about 0.1 ms.
 const PEAK_STEPS: u32 = 32_768;
 /// Texts that a thread tokenizes before it takes the next ones.
@@ -40,37 +36,25 @@ pub fn peak(kernels: Kernels, threads: usize, duration: Duration) -> Option<f64>
 ///
 /// # Panics
 /// When the encoder does.
-pub fn latency(encoder: &dyn Encoder, batch: &RaggedBatch, threads: usize, duration: Duration) -> Times {
-    let budget = Budget { duration, at_least: CELL_RUNS };
+pub fn latency(encoder: &dyn Encoder, batch: &RaggedBatch, threads: usize, budget: Budget) -> Times {
     let parts = split(batch, threads);
     together(parts.len(), budget, || (), |index| forward(encoder, &parts[index]))
 }
 
-/// Times of one batch while each of `threads` threads runs one of its own, as a server under load does. All threads.
+/// Times of one batch while each of `threads` threads runs one of its own, as a server under load does: those of each
+/// thread.
 ///
 /// # Panics
 /// When the encoder does.
-pub fn independent(encoder: &dyn Encoder, batch: &RaggedBatch, threads: usize, duration: Duration) -> Vec<Times> {
-    apart(threads, Budget { duration, at_least: CELL_RUNS }, |_| forward(encoder, batch))
+pub fn independent(encoder: &dyn Encoder, batch: &RaggedBatch, threads: usize, budget: Budget) -> Vec<Times> {
+    apart(threads, budget, |_| forward(encoder, batch))
 }
 
 /// Times of all batches, each thread taking the next when it is done with one.
 ///
 /// # Panics
 /// When the encoder does.
-pub fn stream(encoder: &dyn Encoder, batches: &[&RaggedBatch], threads: usize, duration: Duration) -> Times {
-    stream_within(encoder, batches, threads, Budget { duration, at_least: STREAM_RUNS })
-}
-
-/// Seconds of all batches once, as in [`stream`], after a first time that warms up.
-///
-/// # Panics
-/// When the encoder does.
-pub fn stream_once(encoder: &dyn Encoder, batches: &[&RaggedBatch], threads: usize) -> f64 {
-    stream_within(encoder, batches, threads, Budget { duration: Duration::ZERO, at_least: 1 }).least()
-}
-
-fn stream_within(encoder: &dyn Encoder, batches: &[&RaggedBatch], threads: usize, budget: Budget) -> Times {
+pub fn stream(encoder: &dyn Encoder, batches: &[&RaggedBatch], threads: usize, budget: Budget) -> Times {
     let queue = Queue::default();
     let work = |_| {
         let (mut workspace, mut out, queue) = (encoder.workspace(), Vec::new(), &queue);
@@ -83,6 +67,14 @@ fn stream_within(encoder: &dyn Encoder, batches: &[&RaggedBatch], threads: usize
     together(threads, budget, || queue.restart(), work)
 }
 
+/// Seconds of all batches once, as in [`stream`], after a first time that warms up.
+///
+/// # Panics
+/// When the encoder does.
+pub fn stream_once(encoder: &dyn Encoder, batches: &[&RaggedBatch], threads: usize) -> f64 {
+    stream(encoder, batches, threads, Budget { duration: Duration::ZERO, at_least: 1 }).least()
+}
+
 /// Times of tokenizing all texts, each thread taking the next few when it is done with some.
 ///
 /// # Errors
@@ -92,7 +84,7 @@ pub fn tokenizing(
     texts: &[String],
     max_tokens: usize,
     threads: usize,
-    duration: Duration,
+    budget: Budget,
 ) -> Result<Times, TokenizerError> {
     texts.iter().try_for_each(|text| tokenizer.encode(text, None, max_tokens).map(drop))?;
     let (queue, pieces) = (Queue::default(), texts.chunks(TEXTS_TAKEN).collect::<Vec<_>>());
@@ -105,7 +97,7 @@ pub fn tokenizing(
             }
         }
     };
-    Ok(together(threads, Budget { duration, at_least: STREAM_RUNS }, || queue.restart(), work))
+    Ok(together(threads, budget, || queue.restart(), work))
 }
 
 /// One thread's forward passes of one batch.

@@ -86,7 +86,8 @@ fn all_sections_are_measured_on_the_ids_of_the_texts() {
         }
     }
     assert!(rows(&report, "stream").iter().all(|row| row["twice_over_once"].as_f64().is_some_and(|x| x > 0.0)));
-    for field in ["octet", "model", "version", "precision", "isa", "machine", "date"] {
+    assert!(rows(&report, "tokenizer").iter().all(|row| row["times_the_encoder"].as_f64().is_some_and(|x| x > 0.0)));
+    for field in ["octet", "model", "version", "precision", "isa", "machine", "date", "command"] {
         assert!(report[field].as_str().is_some_and(|s| !s.is_empty()), "{field} of {report}");
     }
 }
@@ -111,6 +112,34 @@ fn the_peak_of_the_forced_kernels_is_what_percentages_are_of() {
 }
 
 #[test]
+fn the_page_shows_every_section_and_needs_no_other_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, _) = texts(folder.path());
+    let page = folder.path().join("speed.html");
+    let options = ["--texts", file.to_str().unwrap(), "--html", page.to_str().unwrap(), "--seconds", "0"];
+    let output = bench(&[&options[..], &["--threads", "1,2", "--cells", "1x16,2x8"]].concat());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let html = std::fs::read_to_string(page).unwrap();
+    for part in [
+        "<h2>Peak",
+        "<h2>Grid",
+        "<h2>Stream",
+        "<h2>Tokenizer",
+        "<h2>HTTP",
+        "<td>1x16</td>",
+        "2x8, 2 threads, a batch each: ",
+    ] {
+        assert!(html.contains(part), "no {part} in {html}");
+    }
+    assert_eq!(html.matches("<svg").count(), 7, "{html}");
+    assert_eq!(html.matches("<svg").count(), html.matches("</svg>").count(), "{html}");
+    for reference in ["<script", "<link", "<img", "src=", "href=", "url(", "@import", "http://", "https://"] {
+        assert!(!html.contains(reference), "the page refers to another file: {reference}");
+    }
+    assert!(!html.contains("NaN") && !html.contains("inf\""), "{html}");
+}
+
+#[test]
 fn tables_say_what_was_left_out() {
     let output = bench(&["--threads", "1", "--seconds", "0"]);
     let shown = text(&output.stdout);
@@ -129,6 +158,7 @@ fn what_cannot_be_measured_is_refused_with_what_to_do() {
         (vec!["--threads", "0"], "expected 1 to 1024 threads"),
         (vec!["--seconds", "nan"], "expected 0 to 3600 seconds"),
         (vec!["--texts", "Cargo.toml"], "must end in .jsonl, .csv or .tsv"),
+        (vec!["--html", "no/such/folder/speed.html"], "--html: cannot write no/such/folder/speed.html"),
     ] {
         let output = bench(&args);
         assert!(!output.status.success(), "{args:?} was accepted");

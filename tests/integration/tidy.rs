@@ -9,6 +9,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("data", &[]),
     ("config", &[]),
     ("telemetry", &[]),
+    ("plot", &[]),
     ("checkpoint", &["kernels"]),
     ("architectures", &["checkpoint"]),
     ("nn", &["kernels", "checkpoint", "architectures"]),

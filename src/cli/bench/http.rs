@@ -150,7 +150,8 @@ fn process(subject: &Subject, models: &[Model], idle: u64) -> Section {
          same encoder share it."
             .into(),
     ];
-    Section { key: "http_process", title: "HTTP: the server's start and memory", table, rows: vec![row], notes }
+    let title = "HTTP: the server's start and memory";
+    Section { key: "http_process", title, table, rows: vec![row], figures: Vec::new(), notes }
 }
 
 /// Seconds by name, for JSON.

@@ -8,8 +8,9 @@ use crate::cli::progress;
 use crate::cli::table::Table;
 use crate::eval::speed;
 use crate::kernels::Kernels;
+use crate::plot::{BarSeries, Bars};
 
-use super::report::Section;
+use super::report::{Section, thread_words};
 
 /// Longest time for one peak: it is the fastest of many short runs, which more time hardly changes.
 const DURATION: Duration = Duration::from_millis(300);
@@ -35,7 +36,7 @@ impl Peaks {
         let rows: Vec<_> = measurable.flat_map(|(k, name)| threads.iter().map(move |n| (k, name, *n))).collect();
         let bar = progress::bar(rows.len(), "peak");
         let measure = |(kernels, instruction, threads)| {
-            bar.set_message(format!("{instruction}, {threads} thread(s)"));
+            bar.set_message(format!("{instruction}, {}", thread_words(threads)));
             let macs_per_second = speed::peak(kernels, threads, duration.min(DURATION));
             bar.inc(1);
             macs_per_second.map(|macs_per_second| Peak { kernels, instruction, threads, macs_per_second })
@@ -56,6 +57,30 @@ impl Peaks {
         Some(100.0 * macs as f64 / seconds / self.macs_per_second(threads)?)
     }
 
+    fn figure(&self) -> String {
+        let mut instructions: Vec<_> = self.measured.iter().map(|p| p.instruction).collect();
+        instructions.dedup();
+        let mut threads: Vec<_> = self.measured.iter().map(|p| p.threads).collect();
+        threads.sort_unstable();
+        threads.dedup();
+        let value = |instruction: &str, threads: usize| {
+            let peak = self.measured.iter().find(|p| p.instruction == instruction && p.threads == threads);
+            peak.map(|p| p.macs_per_second)
+        };
+        let series = |threads: &usize| BarSeries {
+            name: thread_words(*threads),
+            values: instructions.iter().map(|instruction| value(instruction, *threads)).collect(),
+            ..BarSeries::default()
+        };
+        Bars {
+            title: "MAC/s by instruction".into(),
+            categories: instructions.iter().map(|i| i.to_string()).collect(),
+            series: threads.iter().map(series).collect(),
+            ..Bars::default()
+        }
+        .svg()
+    }
+
     pub(super) fn section(&self) -> Section {
         let mut table = Table::new(["instruction", "kernels", "threads", "GMAC/s"]);
         let mut rows = Vec::new();
@@ -73,6 +98,7 @@ impl Peaks {
             title: "Peak: 8-bit multiply-adds a second with operands in registers",
             table,
             rows,
+            figures: vec![self.figure()],
             notes: vec![format!(
                 "The encoder runs on {}; percentages below are of its row with the same number of threads.",
                 self.used.isa()

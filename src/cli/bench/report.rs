@@ -1,4 +1,4 @@
-//! The report of a measurement: sections, each a table, rows of JSON and notes.
+//! The report of a measurement: sections, each with a table, rows of JSON, figures and notes.
 
 use std::fmt;
 
@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::cli::machine;
 use crate::cli::table::Table;
 use crate::eval::rounds::Times;
+use crate::plot::{Block, Page};
 
 use super::Bench;
 
@@ -19,6 +20,8 @@ pub(super) struct Section {
     pub(super) table: Table,
     /// The rows of the table with all their figures, for JSON.
     pub(super) rows: Vec<Value>,
+    /// The figures of the page, as SVG.
+    pub(super) figures: Vec<String>,
     /// What the figures mean, a sentence each.
     pub(super) notes: Vec<String>,
 }
@@ -41,6 +44,7 @@ impl Report {
             "isa": bench.kernels.isa().name(),
             "machine": machine,
             "date": machine::today(),
+            "command": std::env::args().collect::<Vec<_>>().join(" "),
         });
         let Value::Object(head) = head else { unreachable!("an object was written") };
         Report { head, sections: Vec::new(), notes: Vec::new() }
@@ -62,10 +66,33 @@ impl Report {
         Value::Object(report)
     }
 
+    /// Everything on one page.
+    pub(super) fn page(&self) -> Page {
+        let text = |text: &str| Block::Text(text.to_string());
+        let mut blocks = vec![text(&self.subject()), text(self.field("command"))];
+        for section in &self.sections {
+            blocks.push(Block::Heading(section.title.to_string()));
+            blocks.extend(section.figures.iter().cloned().map(Block::Figure));
+            blocks.push(Block::Table(section.table.rows().to_vec()));
+            blocks.extend(section.notes.iter().map(|note| text(note)));
+        }
+        blocks.extend(self.notes.iter().map(|note| text(note)));
+        Page { title: "Octet: measured speed".into(), blocks }
+    }
+
+    /// A figure that a section has already found for a number of threads.
+    pub(super) fn found(&self, section: &str, threads: usize, figure: &str) -> Option<f64> {
+        let rows = self.sections.iter().filter(|s| s.key == section).flat_map(|s| &s.rows);
+        rows.into_iter().find(|row| row["threads"] == threads)?[figure].as_f64()
+    }
+
     /// Model, precision, machine and date.
     fn subject(&self) -> String {
-        let field = |name: &str| self.head[name].as_str().unwrap_or_default();
-        format!("{}, {}, {}, {}", field("model"), field("precision"), field("machine"), field("date"))
+        ["model", "precision", "machine", "date"].map(|name| self.field(name)).join(", ")
+    }
+
+    fn field(&self, name: &str) -> &str {
+        self.head[name].as_str().unwrap_or_default()
     }
 }
 
@@ -98,7 +125,7 @@ impl Row {
         [unit[0], unit[1], unit[2], "sequences/s", "tokens/s", "% of peak", "runs"]
     }
 
-    /// Median, p10 and p90 times `per_second` units, and rates.
+    /// Median, p10 and p90 in a unit that a second has so many of, rates, percentage, and number of runs.
     pub(super) fn cells(&self, units_per_second: f64) -> Vec<String> {
         let time = |seconds: f64| format!("{:.3}", seconds * units_per_second);
         vec![
@@ -112,8 +139,8 @@ impl Row {
         ]
     }
 
-    /// The figures by name; `fields` come before them.
-    pub(super) fn json(&self, fields: Value) -> Value {
+    /// The figures by name, between what the row is about and what else was found.
+    pub(super) fn json(&self, about: Value, found: Value) -> Value {
         let figures = json!({
             "threads": self.threads,
             "median_seconds": self.times.median(),
@@ -125,7 +152,8 @@ impl Row {
             "runs": self.times.runs(),
             "ids_sha256": self.ids_sha256,
         });
-        merged(fields, figures)
+        let objects = [about, figures, found].into_iter().filter_map(|object| object.as_object().cloned());
+        Value::Object(objects.flatten().collect())
     }
 
     pub(super) fn sequences_per_second(&self) -> f64 {
@@ -137,10 +165,7 @@ impl Row {
     }
 }
 
-/// The fields of both objects, those of `first` first.
-fn merged(mut first: Value, second: Value) -> Value {
-    if let (Value::Object(first), Value::Object(second)) = (&mut first, second) {
-        first.extend(second);
-    }
-    first
+/// `1 thread`, `2 threads`.
+pub(super) fn thread_words(threads: usize) -> String {
+    format!("{threads} {}", if threads == 1 { "thread" } else { "threads" })
 }

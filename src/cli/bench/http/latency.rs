@@ -53,7 +53,8 @@ pub(super) fn run(subject: &Subject) -> anyhow::Result<Section> {
          without both, request by request."
             .into(),
     );
-    Ok(Section { key: "http_latency", title: "HTTP: one connection, short texts", table, rows, notes })
+    let title = "HTTP: one connection, short texts";
+    Ok(Section { key: "http_latency", title, table, rows, figures: Vec::new(), notes })
 }
 
 struct Found {

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::bench::report::Section;
 use crate::cli::progress;
 use crate::cli::table::Table;
+use crate::plot::{LineSeries, Lines, Scale};
 
 use super::load::{Arrivals, Sample, run as load};
 use super::{DEADLINE, Subject, percentiles, seconds};
@@ -85,7 +86,41 @@ pub(super) fn run(subject: &Subject, capacity: f64) -> anyhow::Result<Section> {
             kept.map_or("none".into(), |rate: f64| format!("{rate:.0} requests/s"))
         ),
     ];
-    Ok(Section { key: "http_open_loop", title: "HTTP: open loop at rising rates", table, rows, notes })
+    let figures = vec![latencies(&rows), stages(&rows)];
+    Ok(Section { key: "http_open_loop", title: "HTTP: open loop at rising rates", table, rows, figures, notes })
+}
+
+/// p50, p90 and p99 of the whole time by rate.
+fn latencies(rows: &[Value]) -> String {
+    let deadline = DEADLINE.as_secs_f64() * 1e3;
+    Lines {
+        title: "Milliseconds from when a request was due until its answer, logarithmic".into(),
+        x_label: "requests/s".into(),
+        y_scale: Scale::Log,
+        series: ["p50", "p90", "p99"].map(|quantile| line(rows, quantile, "total", quantile)).to_vec(),
+        limit: Some((deadline, format!("deadline, {deadline:.0} ms"))),
+        ..Lines::default()
+    }
+    .svg()
+}
+
+/// p99 of each part by rate.
+fn stages(rows: &[Value]) -> String {
+    Lines {
+        title: "p99 of each stage in milliseconds, logarithmic".into(),
+        x_label: "requests/s".into(),
+        y_scale: Scale::Log,
+        series: PARTS[1..].iter().map(|part| line(rows, "p99", part, part)).collect(),
+        ..Lines::default()
+    }
+    .svg()
+}
+
+fn line(rows: &[Value], quantile: &str, part: &str, name: &str) -> LineSeries {
+    let of_quantile = rows.iter().filter(|row| row["quantile"] == quantile);
+    let point =
+        |row: &Value| Some((row["requests_per_second"].as_f64()?, 1e3 * row[format!("{part}_seconds")].as_f64()?));
+    LineSeries { name: name.into(), points: of_quantile.filter_map(point).collect() }
 }
 
 /// p50, p90 and p99 of each part over the requests that were served.

@@ -1,7 +1,7 @@
 //! The whole stream of texts over more and more connections, and the engine alone on the same stream.
 
 use anyhow::ensure;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::architectures::RaggedBatch;
 use crate::cli::bench::report::Section;
@@ -9,6 +9,7 @@ use crate::cli::bench::stream::BATCH;
 use crate::cli::progress;
 use crate::cli::table::Table;
 use crate::eval::speed;
+use crate::plot::{BarSeries, Bars};
 
 use super::child::Usage;
 use super::load::{Arrivals, Request, run as load};
@@ -106,9 +107,35 @@ pub(super) fn run(subject: &Subject) -> anyhow::Result<(Section, f64)> {
          times a thread of the server went to sleep, a text. In a batch: sequences, as requests see it."
             .into(),
     ];
-    let section =
-        Section { key: "http_throughput", title: "HTTP: the stream of texts, closed loop", table, rows, notes };
+    let title = "HTTP: the stream of texts, closed loop";
+    let figures = vec![figure(&rows)];
+    let section = Section { key: "http_throughput", title, table, rows, figures, notes };
     Ok((section, capacity))
+}
+
+/// Tokens a second by task and load, beside the engine alone.
+fn figure(rows: &[Value]) -> String {
+    let load = |row: &Value| format!("{} x {}", row["connections"], row["texts_per_request"]);
+    let mut categories: Vec<_> = rows.iter().map(load).collect();
+    let mut tasks: Vec<_> = rows.iter().map(|row| &row["task"]).collect();
+    tasks.dedup();
+    categories.truncate(rows.len() / tasks.len().max(1));
+    let series = |task: &&Value| {
+        let rows = || rows.iter().filter(|row| row["task"] == **task);
+        BarSeries {
+            name: task.as_str().unwrap_or_default().into(),
+            values: rows().map(|row| row["tokens_per_second"].as_f64()).collect(),
+            limits: rows().map(|row| row["engine_tokens_per_second"].as_f64()).collect(),
+        }
+    };
+    Bars {
+        title: "Tokens/s by connections x texts of a request".into(),
+        categories,
+        series: tasks.iter().map(series).collect(),
+        limit: "the engine alone".into(),
+        ..Bars::default()
+    }
+    .svg()
 }
 
 struct Run {

@@ -1,0 +1,68 @@
+//! Figures as inline SVG, and pages of figures and tables as one HTML file that needs nothing else: no scripts, no
+//! fonts, no images from elsewhere. A leaf: it imports nothing of ours.
+//!
+//! Colours are CSS variables that [`Page`] sets for light and dark screens. Start with [`Bars`] or [`Lines`].
+
+mod axis;
+mod bars;
+mod frame;
+mod lines;
+mod page;
+
+pub use axis::Scale;
+pub use bars::{BarSeries, Bars};
+pub use lines::{LineSeries, Lines};
+pub use page::{Block, Page};
+
+/// Text as HTML and SVG take it, in elements and in quoted attributes.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+/// A number for people in few digits: `0.85`, `12.5`, `340`, `12.5k`, `2.4M`, `1.1G`.
+fn short(value: f64) -> String {
+    let (scaled, unit) = match value.abs() {
+        a if a >= 999.5e6 => (value / 1e9, "G"),
+        a if a >= 999.5e3 => (value / 1e6, "M"),
+        a if a >= 999.5 => (value / 1e3, "k"),
+        _ => (value, ""),
+    };
+    let digits = match scaled.abs() {
+        a if a >= 99.95 => 0,
+        a if a >= 9.995 || a == 0.0 => 1,
+        a if a >= 0.0995 => 2,
+        _ => 4,
+    };
+    let text = format!("{scaled:.digits$}");
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    format!("{text}{unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_short() {
+        let cases = [(0.0, "0"), (0.00123, "0.0012"), (0.5, "0.5"), (12.34, "12.3"), (100.0, "100"), (999.6, "1k")];
+        let large = [(1250.0, "1.25k"), (20_000.0, "20k"), (472.8e9, "473G"), (1.5e6, "1.5M"), (-2000.0, "-2k")];
+        for (value, expected) in cases.into_iter().chain(large) {
+            assert_eq!(short(value), expected);
+        }
+    }
+
+    #[test]
+    fn marks_of_the_language_are_escaped() {
+        assert_eq!(escape("a<b> & \"c\""), "a&lt;b&gt; &amp; &quot;c&quot;");
+    }
+}
