@@ -1,0 +1,114 @@
+"""Who takes part: octet and its peers, by the names that the results use."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import engines
+import workload
+
+# Engines that run inside worker.py: (models, threads) -> engine.
+IN_PYTHON = {
+    "openvino-int8-f32": lambda models, threads: engines.OpenVino(models, threads, "openvino-int8.xml", "f32"),
+    "openvino-int8-bf16": lambda models, threads: engines.OpenVino(models, threads, "openvino-int8.xml", "bf16"),
+    "openvino-int8-throughput": lambda models, threads: engines.OpenVinoThroughput(
+        models, threads, "openvino-int8.xml", "f32"
+    ),
+    "openvino-f32": lambda models, threads: engines.OpenVino(models, threads, "openvino-f32.xml", "f32"),
+    "openvino-bf16": lambda models, threads: engines.OpenVino(models, threads, "openvino-f32.xml", "bf16"),
+    "onnxruntime-int8": lambda models, threads: engines.OnnxRuntime(models, threads, "int8.onnx"),
+    "onnxruntime-int8-fused": lambda models, threads: engines.OnnxRuntime(models, threads, "int8-fused.onnx"),
+    "onnxruntime-f32": lambda models, threads: engines.OnnxRuntime(models, threads, "f32.onnx"),
+    "ctranslate2-int8": lambda models, threads: engines.CTranslate2(models, threads, "ctranslate2-int8"),
+    "torch-int8": lambda models, threads: engines.Torch(models, threads, "int8"),
+    "torch-f32": lambda models, threads: engines.Torch(models, threads, "f32"),
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the comparison."""
+
+    name: str
+    title: str
+    # Competes with octet's int8; the ratios count only these.
+    int8: bool
+    # One of IN_PYTHON, "rten", or "octet".
+    engine: str
+    # Added to the process's environment; {work} stands for the folder of run.sh.
+    env: dict[str, str] = field(default_factory=dict)
+    # More arguments of `octet bench`.
+    flags: tuple[str, ...] = ()
+    cells: tuple[str, ...] = workload.GRID
+    orders: tuple[str, ...] = ("arrival", "sorted")
+
+
+OCTET = Entry("octet", "octet int8", True, "octet", orders=("arrival",))
+
+# In every round.
+CONTENDERS = (
+    OCTET,
+    Entry("openvino-int8-f32", "OpenVINO int8, rest f32", True, "openvino-int8-f32"),
+    Entry("openvino-int8-bf16", "OpenVINO int8, rest bf16", True, "openvino-int8-bf16"),
+    Entry("openvino-int8-throughput", "OpenVINO int8, throughput hint", True, "openvino-int8-throughput", cells=()),
+    Entry("onnxruntime-int8", "ONNX Runtime int8", True, "onnxruntime-int8"),
+    Entry("rten-int8", "rten int8", True, "rten"),
+)
+
+# In the first round only: slower than a contender in every cell by a wide margin, or in f32.
+OTHERS = (
+    Entry("onnxruntime-int8-fused", "ONNX Runtime int8, fused first", True, "onnxruntime-int8-fused"),
+    Entry("ctranslate2-int8", "CTranslate2 int8", True, "ctranslate2-int8"),
+    Entry("torch-int8", "PyTorch dynamic int8", True, "torch-int8"),
+    Entry("openvino-bf16", "OpenVINO bf16", False, "openvino-bf16"),
+    Entry("openvino-f32", "OpenVINO f32", False, "openvino-f32"),
+    Entry("onnxruntime-f32", "ONNX Runtime f32", False, "onnxruntime-f32"),
+    Entry("torch-f32", "PyTorch f32", False, "torch-f32"),
+    # Its long cells take many seconds a run.
+    Entry(
+        "candle-f32",
+        "candle f32 (octet --float)",
+        False,
+        "octet",
+        flags=("--float",),
+        cells=("1x16", "1x32", "1x128", "8x32", "8x128"),
+        orders=(),
+    ),
+)
+
+# All with AVX2 and no wider or newer instructions.
+AVX2 = (
+    Entry("octet", "octet int8", True, "octet", flags=("--set", "engine.isa=avx2"), orders=("arrival",)),
+    Entry(
+        "openvino-int8-f32", "OpenVINO int8, rest f32", True, "openvino-int8-f32", env={"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    ),
+    # See avx2_onnxruntime.py.
+    Entry(
+        "onnxruntime-int8", "ONNX Runtime int8", True, "onnxruntime-int8", env={"PYTHONPATH": "{work}/onnxruntime-avx2"}
+    ),
+)
+
+# BERT-base's size. Cells of 128 tokens.
+BASE_CELLS = ("1x128", "8x128")
+BASE = tuple(
+    Entry(entry.name, entry.title, entry.int8, entry.engine, entry.env, entry.flags, BASE_CELLS, ())
+    for entry in (*CONTENDERS, *OTHERS)
+    if entry.name
+    in ("octet", "openvino-int8-f32", "openvino-int8-bf16", "onnxruntime-int8", "rten-int8", "ctranslate2-int8", "candle-f32")
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where things are; all paths absolute."""
+
+    # Of run.sh: virtual environment, models, results.
+    work: Path
+    # The peers' models, from export.py.
+    models: Path
+    # octet's int8 model.
+    octet_model: Path
+    # The f32 checkpoint that all models come from.
+    float_model: Path
+    octet: Path
+    rten: Path
+    python: Path
