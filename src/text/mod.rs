@@ -2,6 +2,7 @@
 
 pub mod sentences;
 mod tokenizer;
+mod wordpiece;
 pub mod words;
 
 pub use tokenizer::{Encoding, Tokenizer, TokenizerError};

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::wordpiece::BertWords;
+
 /// One tokenized input: a text, or a pair of texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Encoding {
@@ -42,6 +44,8 @@ const PREFIX_CHARS_PER_TOKEN: usize = 16;
 /// Texts → token ids. Cheap to share; safe to use from many threads.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// The fast way for single texts, where there is one.
+    words: Option<BertWords>,
     largest_id: u32,
     largest_type_id: u32,
     /// Bytes of the longest added token, such as `[MASK]`: so far back can the cut end of a text change its tokens.
@@ -69,7 +73,8 @@ impl Tokenizer {
         }
         let added = inner.get_added_tokens_decoder();
         let longest_added_token = added.values().map(|token| token.content.len()).max().unwrap_or(0);
-        Ok(Tokenizer { inner, largest_id, largest_type_id, longest_added_token })
+        let words = BertWords::of(&inner);
+        Ok(Tokenizer { inner, words, largest_id, largest_type_id, longest_added_token })
     }
 
     /// Largest token id that an encoding can hold; the vocabulary may have gaps below it.
@@ -98,6 +103,11 @@ impl Tokenizer {
     /// # Errors
     /// [`TokenizerError::Encode`] when the tokenizer refuses the text.
     pub fn encode(&self, text: &str, pair: Option<&str>, max_tokens: usize) -> Result<Encoding, TokenizerError> {
+        if let (None, Some(words)) = (pair, &self.words)
+            && let Some(encoding) = words.encode(&self.inner, text, max_tokens)
+        {
+            return Ok(encoding);
+        }
         let room = max_tokens.saturating_sub(self.special_tokens(pair.is_some()));
         let (mut first, mut truncated) = self.encode_prefix(text, room)?;
         let mut second = None;
