@@ -25,6 +25,10 @@ use super::{Answer, EngineError, Registry, RequestContext};
 /// up short ones; few, so that the memory for half-tokenized texts is bounded.
 const TOKENIZING_PER_THREAD: usize = 4;
 
+/// Bytes of text in a request that is tokenized on the async thread: a fraction of a millisecond, about as long as going
+/// to a blocking thread and back takes. Longer ones go there.
+const INLINE_TEXT_BYTES: usize = 2048;
+
 /// Rows that `finish` turns into outputs on the async thread; more go to a blocking thread.
 const INLINE_ROWS: usize = 8;
 
@@ -305,7 +309,8 @@ impl Engine {
         })
     }
 
-    /// Tokenizes on a blocking thread, a few requests at a time; not at all when the queue is full anyway.
+    /// Tokenizes short texts at once, longer ones on a blocking thread, a few requests at a time; nothing when the queue
+    /// is full anyway.
     async fn prepare<P: Pipeline>(
         &self,
         model: &Model,
@@ -314,19 +319,25 @@ impl Engine {
         options: P::Options,
         deadline: Option<Instant>,
     ) -> Result<Prepared<P::State>, EngineError> {
+        let in_time = move || deadline.is_none_or(|deadline| Instant::now() < deadline);
         self.shared.queue.check_room()?;
-        let permit = self.shared.tokenizing.clone().acquire_owned().await.map_err(|_| EngineError::Draining)?;
-        self.shared.queue.check_room()?;
-        // Dropped with this future, when the caller goes away or its deadline passes.
-        let caller = Arc::new(());
-        let waiting = Arc::downgrade(&caller);
-        let prepared = spawn_blocking(move || {
-            let _permit = permit;
-            let in_time = || deadline.is_none_or(|deadline| Instant::now() < deadline);
-            pipeline.prepare(inputs, &options, &|| waiting.strong_count() > 0 && in_time())
-        });
-        let prepared = prepared.await.map_err(|e| self.lost(model, "prepare", e))?;
-        drop(caller);
+        let prepared = if inputs.iter().map(|input| pipeline.bytes(input)).sum::<usize>() <= INLINE_TEXT_BYTES {
+            catch_unwind(AssertUnwindSafe(|| pipeline.prepare(inputs, &options, &in_time)))
+                .map_err(|_| self.panicked(model, "prepare"))?
+        } else {
+            let permit = self.shared.tokenizing.clone().acquire_owned().await.map_err(|_| EngineError::Draining)?;
+            self.shared.queue.check_room()?;
+            // Dropped with this future, when the caller goes away or its deadline passes.
+            let caller = Arc::new(());
+            let waiting = Arc::downgrade(&caller);
+            let prepared = spawn_blocking(move || {
+                let _permit = permit;
+                pipeline.prepare(inputs, &options, &|| waiting.strong_count() > 0 && in_time())
+            });
+            let prepared = prepared.await.map_err(|e| self.lost(model, "prepare", e))?;
+            drop(caller);
+            prepared
+        };
         match prepared {
             Err(PipelineError::Unwanted) => Err(EngineError::Deadline),
             prepared => Ok(prepared?),

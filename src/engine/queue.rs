@@ -38,6 +38,8 @@ struct State {
     tokens: usize,
     busy: usize,
     closed: bool,
+    /// Threads that wait for work.
+    asleep: usize,
     /// Tokens per second of one thread, measured; 0 before the first batch.
     speed: f64,
 }
@@ -88,7 +90,8 @@ impl Drop for Batch {
 
 impl Queue {
     pub(super) fn new(limits: Limits, max_tokens: usize, threads: usize, metrics: Arc<Metrics>) -> Arc<Self> {
-        let state = State { line: VecDeque::new(), charged: 0, tokens: 0, busy: 0, closed: false, speed: 0.0 };
+        let state =
+            State { line: VecDeque::new(), charged: 0, tokens: 0, busy: 0, closed: false, asleep: 0, speed: 0.0 };
         Arc::new(Queue { limits, max_tokens, threads, metrics, state: Mutex::new(state), work: Condvar::new() })
     }
 
@@ -114,8 +117,7 @@ impl Queue {
         state.charged += self.charge(tokens);
         state.tokens += tokens;
         state.line.push_back(Entry { job, since: now, next: 0, tokens });
-        drop(state);
-        self.work.notify_one();
+        self.wake_one(state);
         Ok(())
     }
 
@@ -147,16 +149,33 @@ impl Queue {
                 Plan::Run(picks) => {
                     let batch = self.start(&mut state, picks, now);
                     if !state.line.is_empty() {
-                        self.work.notify_one();
+                        self.wake_one(state);
                     }
                     return Some(batch);
                 }
-                Plan::WaitUntil(time) => {
-                    let pause = time.saturating_duration_since(now);
-                    self.work.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0
-                }
-                Plan::Idle => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Plan::WaitUntil(time) => self.sleep(state, Some(time.saturating_duration_since(now))),
+                Plan::Idle => self.sleep(state, None),
             };
+        }
+    }
+
+    /// Waits for a signal, no longer than `pause`.
+    fn sleep<'a>(&'a self, mut state: MutexGuard<'a, State>, pause: Option<Duration>) -> MutexGuard<'a, State> {
+        state.asleep += 1;
+        let mut state = match pause {
+            Some(pause) => self.work.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0,
+            None => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+        };
+        state.asleep -= 1;
+        state
+    }
+
+    /// Signals work to a thread that sleeps, if there is one. A thread that is awake looks at the line before it sleeps.
+    fn wake_one(&self, state: MutexGuard<'_, State>) {
+        let someone_sleeps = state.asleep > 0;
+        drop(state);
+        if someone_sleeps {
+            self.work.notify_one();
         }
     }
 

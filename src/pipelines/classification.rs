@@ -106,6 +106,10 @@ impl Pipeline for Classifier {
         &self.model
     }
 
+    fn bytes(&self, input: &ClassifyInput) -> usize {
+        input.text.len() + input.text_pair.as_deref().map_or(0, str::len)
+    }
+
     fn prepare(
         &self,
         inputs: Vec<ClassifyInput>,

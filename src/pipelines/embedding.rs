@@ -61,6 +61,10 @@ impl Pipeline for Embedder {
         &self.model
     }
 
+    fn bytes(&self, input: &String) -> usize {
+        input.len()
+    }
+
     fn prepare(
         &self,
         inputs: Vec<String>,

@@ -54,6 +54,9 @@ pub trait Pipeline: Send + Sync + 'static {
     /// The encoder and head that compute the rows.
     fn model(&self) -> &SequenceModel;
 
+    /// Bytes of an input's texts: what preparing it costs grows with them.
+    fn bytes(&self, input: &Self::Input) -> usize;
+
     /// Checks and tokenizes the inputs of one request. `wanted` tells whether anybody still waits for the answer; it is
     /// asked between pieces of work, so that what was given up does not hold up others.
     ///

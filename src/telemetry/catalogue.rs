@@ -1,7 +1,10 @@
 //! Every metric, once: name, type, labels, help. Names follow the Prometheus conventions: base units, `_total` for
 //! counters, ratios between 0 and 1. Label values come from closed sets.
 
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::AtomicU64;
+use std::sync::{PoisonError, RwLock};
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -41,14 +44,30 @@ type Labels = Vec<(&'static str, String)>;
 pub(super) struct Labelled<M> {
     labels: &'static [&'static str],
     family: Family<Labels, M, fn() -> M>,
+    /// Series by the hash of their label values: looking up in the family allocates a string for each.
+    known: RwLock<HashMap<u64, (Vec<String>, M)>>,
+    hasher: RandomState,
 }
 
 impl<M: Clone> Labelled<M> {
+    fn new(labels: &'static [&'static str], family: Family<Labels, M, fn() -> M>) -> Self {
+        Labelled { labels, family, known: RwLock::default(), hasher: RandomState::new() }
+    }
+
     /// The series with these label values, made at zero when it does not exist.
     pub(super) fn with(&self, values: &[&str]) -> M {
         assert_eq!(self.labels.len(), values.len(), "one value per label of {:?}", self.labels);
+        let hash = self.hasher.hash_one(values);
+        if let Some((known, metric)) = self.known.read().unwrap_or_else(PoisonError::into_inner).get(&hash)
+            && known == values
+        {
+            return metric.clone();
+        }
         let labels = self.labels.iter().zip(values).map(|(name, value)| (*name, value.to_string()));
-        self.family.get_or_create_owned(&labels.collect())
+        let metric = self.family.get_or_create_owned(&labels.collect());
+        let series = (values.iter().map(ToString::to_string).collect(), metric.clone());
+        self.known.write().unwrap_or_else(PoisonError::into_inner).insert(hash, series);
+        metric
     }
 }
 
@@ -80,7 +99,7 @@ macro_rules! catalogue {
                     // The encoder adds "_total" to counters and a full stop to the help.
                     let name = $name.strip_suffix("_total").unwrap_or($name);
                     registry.register(name, $help, family.clone());
-                    Labelled { labels: &[$($label),*], family }
+                    Labelled::new(&[$($label),*], family)
                 }, )+ }
             }
         }

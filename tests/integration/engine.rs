@@ -118,6 +118,10 @@ impl Pipeline for Sums {
         &self.model
     }
 
+    fn bytes(&self, input: &Vec<u32>) -> usize {
+        input.len()
+    }
+
     fn prepare(
         &self,
         inputs: Vec<Vec<u32>>,

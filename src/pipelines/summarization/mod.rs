@@ -140,6 +140,10 @@ impl Pipeline for Summarizer {
         &self.model
     }
 
+    fn bytes(&self, input: &String) -> usize {
+        input.len()
+    }
+
     fn prepare(
         &self,
         inputs: Vec<String>,
