@@ -15,6 +15,9 @@ use octet::kernels::{Activation, AttentionScratch, Isa, Kernels, LayerNorm, Pack
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
 use rten_tensor::NdTensorView;
 
+/// Weights that together fit no cache of a core's share.
+const COLD_BYTES: usize = 128 << 20;
+
 /// Values from -1 to 1 in a fixed irregular order.
 fn values(len: usize) -> Vec<f32> {
     (0..len).map(|i| (i * 7919 % 2003) as f32 / 1001.0 - 1.0).collect()
@@ -29,7 +32,7 @@ fn vector_kernels() -> impl Iterator<Item = Kernels> {
 /// as candle's product does; rten-gemm's gives i32 without scales or zero points.
 fn gemm(c: &mut Criterion) {
     let theirs = GemmExecutor::<u8, i8, i32>::default();
-    for (n, k) in [(384, 384), (1536, 384), (384, 1536)] {
+    for (n, k) in [(384, 384), (1152, 384), (1536, 384), (384, 1536)] {
         let weight = values(n * k);
         let (q, scale) = quantize_weight_s8(&weight, n, k);
         let bias = values(n);
@@ -74,6 +77,31 @@ fn gemm(c: &mut Criterion) {
     }
 }
 
+/// Products whose weights are not in any cache, as for the first request after a pause: each takes the next of many
+/// copies.
+fn gemm_cold(c: &mut Criterion) {
+    for (n, k) in [(1536, 384), (384, 1536)] {
+        let (q, scale) = quantize_weight_s8(&values(n * k), n, k);
+        let copies = COLD_BYTES.div_ceil(n * k);
+        let mut group = c.benchmark_group(format!("gemm cold/{n}x{k}"));
+        for kernels in vector_kernels() {
+            let pack = || PackedWeights::pack(kernels, &q, &scale, None, n, k);
+            let packed: Vec<_> = (0..copies).map(|_| pack()).collect();
+            let mut next = packed.iter().cycle();
+            for m in [16, 32, 128] {
+                group.throughput(Throughput::Elements((m * n * k) as u64));
+                let mut rows = QuantizedRows::new();
+                kernels.quantize_rows(&values(m * k), k, &mut rows);
+                let mut out = vec![0f32; m * n];
+                group.bench_function(BenchmarkId::new(kernels.gemm_name(), m), |b| {
+                    b.iter(|| kernels.gemm(&rows, next.next().unwrap(), &mut out));
+                });
+            }
+        }
+        group.finish();
+    }
+}
+
 /// Steps on rows of 48 tokens, as the encoder takes them; a rate is elements a second.
 fn rows(c: &mut Criterion) {
     let (m, hidden, inner) = (48, 384, 1536);
@@ -104,9 +132,11 @@ fn rows(c: &mut Criterion) {
         group.bench_function(format!("add+layer_norm+quantize/{isa}"), |b| {
             b.iter(|| kernels.add_layer_norm_quantize(norm, &x, &mut stream, &mut quantized));
         });
-        group.throughput(Throughput::Elements(512));
-        let mut row = values(512);
-        group.bench_function(format!("softmax/{isa}"), |b| b.iter(|| kernels.softmax(&mut row)));
+        for tokens in [16, 128, 512] {
+            group.throughput(Throughput::Elements(tokens as u64));
+            let mut row = values(tokens);
+            group.bench_function(format!("softmax {tokens}/{isa}"), |b| b.iter(|| kernels.softmax(&mut row)));
+        }
     }
     group.finish();
 }
@@ -137,6 +167,6 @@ criterion_group! {
         .sample_size(20)
         .warm_up_time(Duration::from_millis(100))
         .measurement_time(Duration::from_millis(400));
-    targets = gemm, rows, attention
+    targets = gemm, gemm_cold, rows, attention
 }
 criterion_main!(kernels);

@@ -3,6 +3,7 @@
 mod cells;
 mod grid;
 mod http;
+mod others;
 mod peak;
 mod report;
 mod stream;
@@ -24,14 +25,15 @@ use crate::pipelines::{Loader, Model, Precision};
 
 use super::{Common, kernels, machine, model_folder, threads};
 use cells::Cell;
+use others::CpuTime;
 use peak::Peaks;
 use report::Report;
 use texts::Texts;
 
 /// Measure the encoder's speed on this machine, against what its integer instructions can do at most.
 ///
-/// The grid times one batch on all given threads together; the stream runs the texts of --texts in their order, in
-/// batches of 32, each thread taking the next batch. Tokens are real ones: nothing is padded.
+/// The grid times one batch on all given threads together; the stream runs the texts of --texts in
+/// their order, in batches of 32, each thread taking the next batch. Nothing is padded.
 ///
 ///   octet bench
 ///   octet bench models/all-MiniLM-L6-v2 --texts texts.jsonl --html speed.html
@@ -88,6 +90,13 @@ enum SectionName {
     Http,
 }
 
+impl SectionName {
+    /// As in `--only`.
+    fn name(self) -> String {
+        self.to_possible_value().map_or(String::new(), |value| value.get_name().to_string())
+    }
+}
+
 /// What all sections share.
 struct Bench {
     model: Model,
@@ -119,6 +128,7 @@ pub(super) fn run(args: BenchArgs, common: &Common) -> anyhow::Result<()> {
 
     let mut report = Report::new(&bench, &args.model, machine::describe(kernels));
     for section in sections {
+        let began = CpuTime::now();
         let found = match section {
             SectionName::Peak => vec![bench.peaks.section()],
             SectionName::Grid => vec![grid::run(&bench, &args.cells)?],
@@ -127,6 +137,7 @@ pub(super) fn run(args: BenchArgs, common: &Common) -> anyhow::Result<()> {
             SectionName::Http => http::run(&bench, &args.model, common)?,
         };
         found.into_iter().for_each(|section| report.add(section));
+        report.others(section.name(), began.and_then(|began| began.taken_by_others()));
     }
     if args.texts.is_none() && args.only.is_empty() {
         report.note("not measured: stream, tokenizer and http, which need --texts FILE");

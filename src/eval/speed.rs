@@ -37,6 +37,7 @@ pub fn peak(kernels: Kernels, threads: usize, duration: Duration) -> Option<f64>
 /// # Panics
 /// When the encoder does.
 pub fn latency(encoder: &dyn Encoder, batch: &RaggedBatch, threads: usize, budget: Budget) -> Times {
+    // A sequence alone is one part and runs on one thread: this is where a pass that shares its rows belongs.
     let parts = split(batch, threads);
     together(parts.len(), budget, || (), |index| forward(encoder, &parts[index]))
 }

@@ -93,6 +93,13 @@ fn all_sections_are_measured_on_the_ids_of_the_texts() {
 }
 
 #[test]
+fn what_other_programs_took_is_told_by_section() {
+    let report = json(&["--threads", "1", "--only", "grid,peak", "--cells", "2x8"]);
+    let sections: Vec<_> = report["others_percent"].as_object().unwrap().keys().collect();
+    assert_eq!(sections, ["peak", "grid"]);
+}
+
+#[test]
 fn the_peak_of_the_forced_kernels_is_what_percentages_are_of() {
     for kernels in octet::kernels::Kernels::available() {
         let setting = format!("engine.isa={}", kernels.isa());

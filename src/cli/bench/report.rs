@@ -11,6 +11,9 @@ use crate::plot::{Block, Page};
 
 use super::Bench;
 
+/// What other programs may take of the CPUs without a warning, in percent.
+const MUCH: f64 = 4.0;
+
 /// What one section found.
 pub(super) struct Section {
     /// Its name in JSON.
@@ -31,6 +34,8 @@ pub(super) struct Report {
     /// Fields of the JSON before the sections.
     head: Map<String, Value>,
     sections: Vec<Section>,
+    /// What other programs took of the CPUs meanwhile, 0 to 100, by section of `--only`.
+    others: Map<String, Value>,
     notes: Vec<String>,
 }
 
@@ -47,11 +52,21 @@ impl Report {
             "command": std::env::args().collect::<Vec<_>>().join(" "),
         });
         let Value::Object(head) = head else { unreachable!("an object was written") };
-        Report { head, sections: Vec::new(), notes: Vec::new() }
+        Report { head, sections: Vec::new(), others: Map::new(), notes: Vec::new() }
     }
 
     pub(super) fn add(&mut self, section: Section) {
         self.sections.push(section);
+    }
+
+    /// What other programs took of the CPUs while a section of `--only` was measured, 0 to 100.
+    pub(super) fn others(&mut self, section: String, percent: Option<f64>) {
+        if let Some(percent) = percent.filter(|percent| *percent > MUCH) {
+            self.note(format!(
+                "disturbed: other programs took {percent:.0} % of the CPUs during {section}, whose figures are too low"
+            ));
+        }
+        self.others.insert(section, percent.into());
     }
 
     pub(super) fn note(&mut self, note: impl Into<String>) {
@@ -63,6 +78,7 @@ impl Report {
         for section in &self.sections {
             report.insert(section.key.into(), Value::Array(section.rows.clone()));
         }
+        report.insert("others_percent".into(), Value::Object(self.others.clone()));
         Value::Object(report)
     }
 
