@@ -32,6 +32,31 @@ PAUSE_SECONDS = 0.3
 STREAM_PASSES = 2
 
 
+class SharedMachine:
+    """A lock that those who measure on the same machine agree on; held for some work at a time, so that all get on."""
+
+    HOLD_SECONDS = 90
+
+    def __init__(self, file: Path | None):
+        self.lock = file and file.open("a")
+        self.taken = None
+
+    @contextlib.contextmanager
+    def turn(self):
+        """Takes the lock, if there is one and it is not held, and gives it back when it was held long enough."""
+        if self.lock and self.taken is None:
+            fcntl.flock(self.lock, fcntl.LOCK_EX)
+            self.taken = time.monotonic()
+        yield
+        if self.taken is not None and time.monotonic() - self.taken > self.HOLD_SECONDS:
+            self.give_back()
+
+    def give_back(self) -> None:
+        if self.taken is not None:
+            fcntl.flock(self.lock, fcntl.LOCK_UN)
+            self.taken = None
+
+
 class Comparison:
     """What all parts share."""
 
@@ -39,6 +64,7 @@ class Comparison:
         self.args = args
         # Of the parts beside threads-2.
         self.fewer = min(3, args.rounds)
+        self.shared = SharedMachine(args.lock)
         root = args.root
         work = root / "target/peers"
         self.place = roster.Place(
@@ -67,23 +93,13 @@ class Comparison:
         workload.write_ids(out, workload.tokenize(self.place.float_model, workload.read_texts(texts)))
         return out
 
-    @contextlib.contextmanager
-    def turn(self):
-        """Holds --lock, if one is given, for as long as something is measured or loaded."""
-        if self.args.lock is None:
-            yield
-            return
-        with self.args.lock.open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
     def part(self, entries, others, place, threads: int, cells, orders, rounds: int) -> dict:
         """All rounds of one table: {"grid" | "stream": {cell or order: {engine: [summary of each round]}}}."""
         grid = {cell: {} for cell in cells}
         stream = {order: {} for order in orders}
         for number in range(rounds):
             taking_part = [*entries, *others] if number == 0 else [*entries]
-            with self.turn():
+            with self.shared.turn():
                 running = [
                     (entry, processes.start(entry, place, threads, self.stream_file)) for entry in taking_part
                 ]
@@ -106,7 +122,7 @@ class Comparison:
         first %= len(running)
         print(what, file=sys.stderr, flush=True)
         digests = {}
-        with self.turn():
+        with self.shared.turn():
             for entry, process in running[first:] + running[:first]:
                 time.sleep(PAUSE_SECONDS)
                 answer = process.ask(task)
@@ -139,7 +155,7 @@ class Comparison:
             if not entry.cells or "--float" in entry.flags:
                 continue
             print(f"accuracy: {entry.title}", file=sys.stderr, flush=True)
-            with self.turn():
+            with self.shared.turn():
                 if entry.engine == "octet":
                     vectors = accuracy.octet_vectors(self.place, texts)
                 else:
@@ -224,6 +240,7 @@ def main() -> None:
             found = getattr(comparison, part.replace("-", "_"))()
         except processes.EngineFailed as error:
             sys.exit(f"{part}: {error}")
+        comparison.shared.give_back()
         results["parts"][part] = found | {
             "command": args.command,
             "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
