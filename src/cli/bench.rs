@@ -156,7 +156,7 @@ pub(super) fn run(args: BenchArgs, common: &Common) -> anyhow::Result<()> {
 impl Bench {
     /// How much of a row is measured in each of the [`PASSES`].
     fn budget(&self) -> Budget {
-        Budget { duration: self.duration / PASSES as u32, at_least: 1 }
+        Budget { duration: self.duration / PASSES as u32, at_least: 1, warm_up: true }
     }
 
     fn texts(&self) -> anyhow::Result<&Texts> {

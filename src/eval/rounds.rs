@@ -14,13 +14,15 @@ const NAP: Duration = Duration::from_millis(5);
 /// The number of the round after the last.
 const END: usize = usize::MAX;
 
-/// How much to measure; a tenth of it comes before, unmeasured.
+/// How much to measure.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
     /// Rounds begin until so much time has gone by.
     pub duration: Duration,
     /// Rounds there are in any case.
     pub at_least: usize,
+    /// Whether a tenth of the duration, at least one round, comes before, unmeasured.
+    pub warm_up: bool,
 }
 
 /// Seconds of several runs.
@@ -72,11 +74,11 @@ impl Budget {
     /// Runs and times `round`, which returns its own seconds.
     fn spend(self, mut round: impl FnMut() -> f64) -> Times {
         let began = Instant::now();
-        for warm in 0.. {
-            if warm >= 1 && began.elapsed() >= self.duration / 10 {
-                break;
-            }
+        if self.warm_up {
             round();
+            while began.elapsed() < self.duration / 10 {
+                round();
+            }
         }
         let (began, mut seconds) = (Instant::now(), Vec::new());
         while seconds.len() < self.at_least || began.elapsed() < self.duration {
@@ -234,7 +236,7 @@ fn wait_until(condition: impl Fn() -> bool, check: impl Fn()) {
 mod tests {
     use super::*;
 
-    const THREE: Budget = Budget { duration: Duration::ZERO, at_least: 3 };
+    const THREE: Budget = Budget { duration: Duration::ZERO, at_least: 3, warm_up: true };
 
     #[test]
     fn every_thread_works_once_in_each_round() {

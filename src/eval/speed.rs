@@ -27,7 +27,7 @@ pub fn macs(spec: &EncoderSpec, batch: &RaggedBatch) -> u64 {
 /// every thread's fastest tenth of a millisecond, as a slower one was disturbed. None for the scalar kernels.
 pub fn peak(kernels: Kernels, threads: usize, duration: Duration) -> Option<f64> {
     let macs = kernels.multiply_in_registers(1)? * u64::from(PEAK_STEPS);
-    let budget = Budget { duration, at_least: 20 };
+    let budget = Budget { duration, at_least: 20, warm_up: true };
     let times = apart(threads, budget, |_| || _ = kernels.multiply_in_registers(PEAK_STEPS));
     Some(times.iter().map(|t| macs as f64 / t.least()).sum())
 }
@@ -73,7 +73,7 @@ pub fn stream(encoder: &dyn Encoder, batches: &[&RaggedBatch], threads: usize, b
 /// # Panics
 /// When the encoder does.
 pub fn stream_once(encoder: &dyn Encoder, batches: &[&RaggedBatch], threads: usize) -> f64 {
-    stream(encoder, batches, threads, Budget { duration: Duration::ZERO, at_least: 1 }).least()
+    stream(encoder, batches, threads, Budget { duration: Duration::ZERO, at_least: 1, warm_up: true }).least()
 }
 
 /// Times of tokenizing all texts, each thread taking the next few when it is done with some.
