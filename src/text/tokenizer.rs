@@ -65,7 +65,8 @@ impl Tokenizer {
         inner.with_truncation(None).map_err(|e| load(e.to_string()))?;
         // Special tokens have ids of their own in the post-processor, which also sets the type ids.
         let word = || tokenizers::Encoding::from_tokens(vec![tokenizers::Token::new(0, "a".into(), (0, 1))], 0);
-        let (mut largest_id, mut largest_type_id) = (inner.get_vocab(true).into_values().max().unwrap_or(0), 0);
+        let vocabulary = inner.get_vocab(true);
+        let (mut largest_id, mut largest_type_id) = (vocabulary.values().copied().max().unwrap_or(0), 0);
         for second in [None, Some(word())] {
             let encoded = inner.post_process(word(), second, true).map_err(|e| load(e.to_string()))?;
             largest_id = encoded.get_ids().iter().fold(largest_id, |a, b| a.max(*b));
@@ -73,7 +74,8 @@ impl Tokenizer {
         }
         let added = inner.get_added_tokens_decoder();
         let longest_added_token = added.values().map(|token| token.content.len()).max().unwrap_or(0);
-        let words = BertWords::of(&inner);
+        let longest_entry = vocabulary.keys().map(String::len).max().unwrap_or(0);
+        let words = BertWords::of(&inner, longest_entry);
         Ok(Tokenizer { inner, words, largest_id, largest_type_id, longest_added_token })
     }
 
