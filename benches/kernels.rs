@@ -153,7 +153,7 @@ fn attention(c: &mut Criterion) {
             group.throughput(Throughput::Elements((2 * tokens * tokens * width) as u64));
             for kernels in vector_kernels() {
                 group.bench_function(BenchmarkId::new(format!("{}/12x{head_dim}", kernels.isa()), tokens), |b| {
-                    b.iter(|| kernels.attention(&qkv, heads, head_dim, &mut scratch, &mut out));
+                    b.iter(|| kernels.attention(&qkv, &[&qkv], heads, head_dim, &mut scratch, &mut out));
                 });
             }
         }

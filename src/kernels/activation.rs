@@ -15,13 +15,19 @@ pub enum Activation {
     Relu,
 }
 
-/// Odd numerator of `erf(z) = z p(z^2) / q(z^2)` on [-3.86, 3.86], highest power first (Eigen's `erf` for f32).
-const ERF_P: [f32; 6] =
-    [2.123_732_2e-6, 2.861_979_6e-4, 3.658_048_3e-3, 5.243_302e-2, 1.874_160_8e-1, std::f32::consts::FRAC_2_SQRT_PI];
-/// Denominator of the same quotient.
-const ERF_Q: [f32; 6] = [3.891_857_3e-5, 1.143_296e-3, 1.475_208_8e-2, 1.129_456_76e-1, 4.994_258e-1, 1.0];
-/// Here the quotient is exactly 1, so that larger `z`, taken as this, give exactly 1 too (`erf(3.86)` is 1 - 5e-8).
-const ERF_ONE: f32 = 3.86;
+/// `Phi(x) - 1/2 = x p(x^2)` on [-3.8997, 3.8997], with `Phi` the normal distribution, highest power first: the
+/// polynomial with the smallest largest error of `x Phi(x)` (1.9e-4) among those that are 1/2 at the upper end.
+const PHI: [f32; 7] = [
+    2.841_895e-8,
+    -1.887_952_2e-6,
+    5.377_66e-5,
+    -8.719_444e-4,
+    9.067_264e-3,
+    -6.528_032e-2,
+    3.984_801_5e-1,
+];
+/// Here the polynomial is exactly 1/2, so that larger `x`, taken as this, give exactly `Phi(x) = 1` or 0.
+const PHI_ONE: f32 = 3.899_673_5;
 
 #[inline(always)]
 fn polynomial<V: Lanes, const N: usize>(x: V, coefficients: [f32; N]) -> V {
@@ -32,19 +38,11 @@ fn polynomial<V: Lanes, const N: usize>(x: V, coefficients: [f32; N]) -> V {
     p
 }
 
-/// The error function.
-#[inline(always)]
-fn erf<V: Lanes>(z: V) -> V {
-    let z = z.max(V::splat(-ERF_ONE)).min(V::splat(ERF_ONE));
-    let z2 = z.mul(z);
-    z.mul(polynomial(z2, ERF_P)).div(polynomial(z2, ERF_Q))
-}
-
 /// [`Activation::Gelu`].
 #[inline(always)]
 pub(crate) fn gelu<V: Lanes>(x: V) -> V {
-    let half = x.mul(V::splat(0.5));
-    half.mul_add(erf(x.mul(V::splat(std::f32::consts::FRAC_1_SQRT_2))), half)
+    let t = x.max(V::splat(-PHI_ONE)).min(V::splat(PHI_ONE));
+    x.mul(t.mul(polynomial(t.mul(t), PHI)).add(V::splat(0.5)))
 }
 
 /// [`Activation::GeluTanh`]: `0.5 x (1 + tanh u) = x / (1 + e^(-2u))`.
@@ -93,7 +91,7 @@ impl Kernels {
         self.run(Activate(activation, x));
     }
 
-    /// Exact GELU, in place; absolute error at most 1e-6 for |x| up to 8.
+    /// GELU, in place; absolute error at most 2e-4, a small part of the step of an 8-bit row.
     pub fn gelu(self, x: &mut [f32]) {
         self.activate(Activation::Gelu, x);
     }
@@ -135,7 +133,7 @@ mod tests {
 
     #[test]
     fn gelu_is_within_its_bound() {
-        sweep(1e-6, Activation::Gelu, reference::gelu);
+        sweep(2e-4, Activation::Gelu, reference::gelu);
     }
 
     #[test]

@@ -13,8 +13,12 @@ pub struct QParams {
 impl QParams {
     /// The parameters of asymmetric u8 quantization of values from `lo` to `hi`; the range is widened to include 0.
     ///
-    /// A range too narrow for a normal f32 scale, such as that of an all-zero row, gets scale 1 and zero point 0.
+    /// A range too narrow for a normal f32 scale, such as that of an all-zero row, gets scale 1 and zero point 0. One
+    /// with an end that is not finite gets scale NaN, so that it stays visible in everything computed from it.
     pub fn for_range_u8(lo: f32, hi: f32) -> Self {
+        if !lo.is_finite() || !hi.is_finite() {
+            return QParams { scale: f32::NAN, zero_point: 0 };
+        }
         let (lo, hi) = (lo.min(0.0), hi.max(0.0));
         // Divided before subtracting, so that two huge ends do not overflow.
         let scale = hi / 255.0 - lo / 255.0;
@@ -25,10 +29,10 @@ impl QParams {
         QParams { scale, zero_point }
     }
 
-    /// `round(r / S) + Z` clamped to u8. The quotient is computed as `r * (1 / S)`, as all kernels do.
+    /// `round(r / S) + Z` clamped to u8. The quotient is computed as `r * (1 / S)`, as all kernels do. With a scale of
+    /// NaN it is 0.
     pub fn quantize_u8(self, r: f32) -> u8 {
         let q = (r * (1.0 / self.scale)).round_ties_even();
-        // `as` turns a NaN into 0, as the vector conversions do; its row has a NaN scale.
         (q + self.zero_point as f32).clamp(0.0, 255.0) as u8
     }
 
@@ -40,20 +44,17 @@ impl QParams {
 
 /// Asymmetric u8 quantization of one row of activations; `q` gets the row's length.
 ///
-/// A NaN or an infinity in the row makes the scale NaN, so that it stays visible in everything computed from it.
+/// A NaN or an infinity in the row makes the scale NaN and all integers 0.
 ///
 /// # Panics
 /// When `q` and `row` differ in length.
 pub fn quantize_row_u8(row: &[f32], q: &mut [u8]) -> QParams {
     assert_eq!(row.len(), q.len(), "the quantized row has another length than the row");
     let lo = row.iter().copied().fold(0.0, f32::min);
-    let hi = row.iter().copied().fold(0.0, f32::max);
-    let mut params = QParams::for_range_u8(lo, hi);
+    let hi = row.iter().copied().fold(0.0, |hi: f32, r| if r > hi || r.is_nan() { r } else { hi });
+    let params = QParams::for_range_u8(lo, hi);
     for (q, &r) in q.iter_mut().zip(row) {
         *q = params.quantize_u8(r);
-    }
-    if row.iter().any(|r| !r.is_finite()) {
-        params.scale = f32::NAN;
     }
     params
 }

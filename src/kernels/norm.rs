@@ -27,19 +27,33 @@ impl LayerNorm<'_> {
     }
 }
 
-/// `row = norm(row + x)`; without `x`, `row = norm(row)`. Gives the range of the result.
-///
-/// Two passes: the mean, then the variance of the differences, both summed as [`Lanes::sum`] says.
+/// Rows worked on together.
+const ROWS: usize = 4;
+/// Sums of 16 lanes that take turns, so that none waits for the one before.
+const SUMS: usize = 4;
+
+/// The sums with the first one replaced and moved to the end.
 #[inline(always)]
-fn normalize_row<V: Lanes>(norm: &LayerNorm<'_>, x: Option<&[f32]>, row: &mut [f32]) -> Range<V> {
+fn next<V: Lanes>(sums: [V; SUMS], first: V) -> [V; SUMS] {
+    [sums[1], sums[2], sums[3], first]
+}
+
+/// `(s0 + s1) + (s2 + s3)` from the one whose turn it is on, then as [`Lanes::sum`] says.
+#[inline(always)]
+fn total<V: Lanes>(sums: [V; SUMS]) -> f32 {
+    sums[0].add(sums[1]).add(sums[2].add(sums[3])).sum()
+}
+
+/// `row += x` when there is an `x`; gives the mean of the row, summed as [`total`] says.
+#[inline(always)]
+fn add_and_mean<V: Lanes>(x: Option<&[f32]>, row: &mut [f32]) -> f32 {
     let k = row.len();
-    assert!(norm.gamma.len() == k && norm.beta.len() == k && x.is_none_or(|x| x.len() == k));
+    assert!(x.is_none_or(|x| x.len() == k));
     let (count, tail) = (k / LANES * LANES, k % LANES);
     let at = row.as_mut_ptr();
-    let (gamma, beta) = (norm.gamma.as_ptr(), norm.beta.as_ptr());
-    let mut sum = V::splat(0.0);
+    let mut sums = [V::splat(0.0); SUMS];
     for i in (0..count).step_by(LANES) {
-        // SAFETY: `i + 16 <= count <= k`, the length of all four slices (asserted above).
+        // SAFETY: `i + 16 <= count <= k`, the length of both slices (asserted above).
         let mut v = unsafe { V::load(at.add(i)) };
         if let Some(x) = x {
             // SAFETY: as above.
@@ -48,10 +62,10 @@ fn normalize_row<V: Lanes>(norm: &LayerNorm<'_>, x: Option<&[f32]>, row: &mut [f
                 v.store(at.add(i));
             }
         }
-        sum = sum.add(v);
+        sums = next(sums, sums[0].add(v));
     }
     if tail > 0 {
-        // SAFETY: `count + tail` is `k`, the length of all four slices.
+        // SAFETY: `count + tail` is `k`, the length of both slices.
         let mut v = unsafe { V::load_first(at.add(count), tail, 0.0) };
         if let Some(x) = x {
             // SAFETY: as above.
@@ -60,25 +74,41 @@ fn normalize_row<V: Lanes>(norm: &LayerNorm<'_>, x: Option<&[f32]>, row: &mut [f
                 v.store_first(at.add(count), tail);
             }
         }
-        sum = sum.add(v);
+        sums = next(sums, sums[0].add(v));
     }
-    let mean = sum.sum() / k as f32;
-    let mean_lanes = V::splat(mean);
-    let mut squares = V::splat(0.0);
+    total(sums) / k as f32
+}
+
+/// The mean of the squared differences to `mean`, summed as [`total`] says.
+#[inline(always)]
+fn variance<V: Lanes>(row: &[f32], mean: f32) -> f32 {
+    let (count, tail) = (row.len() / LANES * LANES, row.len() % LANES);
+    let (at, mean_lanes) = (row.as_ptr(), V::splat(mean));
+    let mut sums = [V::splat(0.0); SUMS];
     for i in (0..count).step_by(LANES) {
-        // SAFETY: `i + 16 <= count <= k`.
+        // SAFETY: `i + 16 <= count <= row.len()`.
         let d = unsafe { V::load(at.add(i)) }.sub(mean_lanes);
-        squares = d.mul_add(d, squares);
+        sums = next(sums, d.mul_add(d, sums[0]));
     }
     if tail > 0 {
-        // SAFETY: `count + tail` is `k`. The other lanes are mean - mean = 0.
+        // SAFETY: `count + tail` is the length of the row. The other lanes are mean - mean = 0.
         let d = unsafe { V::load_first(at.add(count), tail, mean) }.sub(mean_lanes);
-        squares = d.mul_add(d, squares);
+        sums = next(sums, d.mul_add(d, sums[0]));
     }
-    let inverse = V::splat(1.0 / (squares.sum() / k as f32 + norm.eps).sqrt());
+    total(sums) / row.len() as f32
+}
+
+/// `row = (row - mean) * inverse * gamma + beta`; gives the range of the result.
+#[inline(always)]
+fn scale_and_shift<V: Lanes>(norm: &LayerNorm<'_>, mean: f32, inverse: f32, row: &mut [f32]) -> Range<V> {
+    let k = row.len();
+    assert!(norm.gamma.len() == k && norm.beta.len() == k);
+    let (count, tail) = (k / LANES * LANES, k % LANES);
+    let (at, gamma, beta) = (row.as_mut_ptr(), norm.gamma.as_ptr(), norm.beta.as_ptr());
+    let (mean_lanes, inverse) = (V::splat(mean), V::splat(inverse));
     let mut range = Range::new();
     for i in (0..count).step_by(LANES) {
-        // SAFETY: `i + 16 <= count <= k`, the length of all four slices.
+        // SAFETY: `i + 16 <= count <= k`, the length of all three slices (asserted above).
         unsafe {
             let d = V::load(at.add(i)).sub(mean_lanes).mul(inverse);
             let y = d.mul_add(V::load(gamma.add(i)), V::load(beta.add(i)));
@@ -87,7 +117,7 @@ fn normalize_row<V: Lanes>(norm: &LayerNorm<'_>, x: Option<&[f32]>, row: &mut [f
         }
     }
     if tail > 0 {
-        // SAFETY: `count + tail` is `k`, the length of all four slices. The other lanes are 0.
+        // SAFETY: `count + tail` is `k`, the length of all three slices. The other lanes are 0.
         unsafe {
             let d = V::load_first(at.add(count), tail, mean).sub(mean_lanes).mul(inverse);
             let gamma = V::load_first(gamma.add(count), tail, 0.0);
@@ -107,14 +137,24 @@ struct Normalize<'a> {
 }
 
 impl LaneKernel for Normalize<'_> {
+    /// Each step runs over a few rows before the next one, so that no row waits for the sums across its lanes.
     #[inline(always)]
     fn run<V: Lanes>(mut self) {
         let k = self.norm.gamma.len();
-        for (i, row) in self.hidden.chunks_exact_mut(k).enumerate() {
-            let x = self.x.map(|x| &x[i * k..][..k]);
-            let range = normalize_row::<V>(&self.norm, x, row);
-            if let Some(out) = &mut self.out {
-                quantize_row(row, range, i, out);
+        for (group, rows) in self.hidden.chunks_mut(ROWS * k).enumerate() {
+            let (mut means, mut inverses) = ([0.0; ROWS], [0.0; ROWS]);
+            for (i, row) in rows.chunks_exact_mut(k).enumerate() {
+                let x = self.x.map(|x| &x[(group * ROWS + i) * k..][..k]);
+                means[i] = add_and_mean::<V>(x, row);
+            }
+            for (i, row) in rows.chunks_exact(k).enumerate() {
+                inverses[i] = 1.0 / (variance::<V>(row, means[i]) + self.norm.eps).sqrt();
+            }
+            for (i, row) in rows.chunks_exact_mut(k).enumerate() {
+                let range = scale_and_shift::<V>(&self.norm, means[i], inverses[i], row);
+                if let Some(out) = &mut self.out {
+                    quantize_row(row, range, group * ROWS + i, out);
+                }
             }
         }
     }

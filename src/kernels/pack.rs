@@ -13,6 +13,7 @@ struct Line([u8; 64]);
 pub(crate) trait Plain: Copy {}
 impl Plain for u8 {}
 impl Plain for i8 {}
+impl Plain for i16 {}
 impl Plain for i32 {}
 impl Plain for f32 {}
 

@@ -4,7 +4,7 @@ use super::activation::{Activation, gelu, gelu_tanh, relu};
 use super::affine::QParams;
 use super::gemm::Rows;
 use super::isa::Kernels;
-use super::lanes::{LANES, LaneKernel, Lanes};
+use super::lanes::{Ints, LANES, LaneKernel, Lanes};
 use super::pack::AlignedVec;
 use super::softmax::map;
 
@@ -100,48 +100,61 @@ impl QuantizedRows {
     }
 }
 
-/// Smallest and largest value of a row together with 0, and 0 or NaN: NaN when a value is not finite.
+/// Smallest and largest value of a row together with 0, as bit patterns.
+///
+/// Taken as i32, the bits of positive numbers are in the order of the numbers, above those of negative ones; taken as
+/// u32, the bits of negative numbers are in the order of their magnitudes, above those of positive ones. An infinity
+/// or a NaN lies beyond all numbers of its sign, so it stays to the end.
 #[derive(Clone, Copy)]
-pub(crate) struct Range<V> {
-    lo: V,
-    hi: V,
-    poison: V,
+pub(crate) struct Range<V: Lanes> {
+    hi: V::Ints,
+    lo: V::Ints,
 }
 
 impl<V: Lanes> Range<V> {
     /// The range of no values.
     #[inline(always)]
     pub(crate) fn new() -> Self {
-        Range { lo: V::splat(0.0), hi: V::splat(0.0), poison: V::splat(0.0) }
+        Range { hi: V::Ints::splat(0), lo: V::Ints::splat(0) }
     }
 
     /// Widens the range by 16 values.
     #[inline(always)]
     pub(crate) fn include(&mut self, x: V) {
-        self.lo = x.min(self.lo);
-        self.hi = x.max(self.hi);
-        self.poison = x.mul_add(V::splat(0.0), self.poison);
+        self.hi = self.hi.max(x.bits());
+        self.lo = self.lo.max_unsigned(x.bits());
     }
 
-    /// The quantization parameters, and what the stored scale is.
+    /// Lowest and highest value, one of them not finite when a value is not.
     #[inline(always)]
-    fn params(self) -> (QParams, f32) {
-        let params = QParams::for_range_u8(self.lo.min_lane(), self.hi.max_lane());
-        (params, params.scale + self.poison.sum())
+    fn ends(self) -> (f32, f32) {
+        let lo = f32::from_bits(self.lo.max_unsigned_lane());
+        let hi = f32::from_bits(self.hi.max_lane() as u32);
+        (if lo.is_sign_negative() { lo } else { 0.0 }, hi)
     }
 }
 
 /// Quantizes one row whose range is known.
 #[inline(always)]
 pub(crate) fn quantize_row<V: Lanes>(row: &[f32], range: Range<V>, i: usize, out: &mut RowsMut<'_>) {
-    let (params, scale) = range.params();
-    out.scale[i] = scale;
+    let (lo, hi) = range.ends();
+    let params = QParams::for_range_u8(lo, hi);
+    out.scale[i] = params.scale;
     out.zero_point[i] = params.zero_point;
     let q = &mut out.bytes[i * out.stride..][..row.len()];
     let inverse = V::splat(1.0 / params.scale);
-    let (count, tail) = (row.len() / LANES * LANES, row.len() % LANES);
+    let (blocks, count, tail) = (row.len() / 64 * 64, row.len() / LANES * LANES, row.len() % LANES);
     let (from, to) = (row.as_ptr(), q.as_mut_ptr());
-    for i in (0..count).step_by(LANES) {
+    for i in (0..blocks).step_by(64) {
+        let mut lanes = [inverse; 4];
+        for (g, lanes) in lanes.iter_mut().enumerate() {
+            // SAFETY: `i + 64 <= blocks <= row.len()`.
+            *lanes = unsafe { V::load(from.add(i + g * LANES)) }.mul(inverse);
+        }
+        // SAFETY: `i + 64 <= blocks <= q.len()`.
+        unsafe { V::store_64_u8(lanes, params.zero_point, to.add(i)) };
+    }
+    for i in (blocks..count).step_by(LANES) {
         // SAFETY: `i + 16 <= count <= row.len() == q.len()`.
         unsafe { V::load(from.add(i)).mul(inverse).store_u8(params.zero_point, to.add(i)) };
     }

@@ -105,8 +105,10 @@ impl Int8Encoder {
         let offset = batch.starts[sequences.start];
         for sequence in sequences {
             let rows = batch.starts[sequence] - offset..batch.starts[sequence + 1] - offset;
+            let own = &qkv[rows.start * 3 * width..rows.end * 3 * width];
             self.kernels.attention(
-                &qkv[rows.start * 3 * width..rows.end * 3 * width],
+                own,
+                &[own],
                 self.spec.num_heads,
                 self.spec.head_dim(),
                 &mut w.attention,

@@ -2,11 +2,15 @@
 
 use std::arch::x86_64::*;
 
-use super::{LANES, LaneKernel, Lanes};
+use super::{Ints, LANES, LaneKernel, Lanes};
 
 /// Sixteen lanes in two ymm registers: 0..8 and 8..16.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2Lanes(__m256, __m256);
+
+/// Sixteen i32 lanes in two ymm registers: 0..8 and 8..16.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2Ints(__m256i, __m256i);
 
 /// Runs a kernel compiled for AVX2 and FMA.
 #[target_feature(enable = "avx2,fma")]
@@ -46,6 +50,15 @@ fn fold(lanes: Avx2Lanes, f: impl Fn(__m128, __m128) -> __m128) -> f32 {
     })
 }
 
+#[inline(always)]
+fn fold_ints(lanes: __m256i, f: impl Fn(__m128i, __m128i) -> __m128i) -> i32 {
+    avx2!({
+        let four = f(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256::<1>(lanes));
+        let two = f(four, _mm_shuffle_epi32::<0b11_10_11_10>(four));
+        _mm_cvtsi128_si32(f(two, _mm_shuffle_epi32::<0b01_01_01_01>(two)))
+    })
+}
+
 /// Transposes an 8 x 8 block.
 #[inline(always)]
 fn transpose_8x8(rows: [__m256; 8]) -> [__m256; 8] {
@@ -74,6 +87,8 @@ fn transpose_8x8(rows: [__m256; 8]) -> [__m256; 8] {
 }
 
 impl Lanes for Avx2Lanes {
+    type Ints = Avx2Ints;
+
     const TILE_GROUPS: usize = 1;
 
     #[inline(always)]
@@ -140,6 +155,14 @@ impl Lanes for Avx2Lanes {
     }
 
     #[inline(always)]
+    unsafe fn store_64_u8(lanes: [Self; 4], offset: i32, to: *mut u8) {
+        for i in 0..4 {
+            // SAFETY: the caller promises 64 writable bytes.
+            unsafe { lanes[i].store_u8(offset, to.add(i * LANES)) };
+        }
+    }
+
+    #[inline(always)]
     fn add(self, other: Self) -> Self {
         avx2!(Avx2Lanes(_mm256_add_ps(self.0, other.0), _mm256_add_ps(self.1, other.1)))
     }
@@ -201,6 +224,16 @@ impl Lanes for Avx2Lanes {
     }
 
     #[inline(always)]
+    fn to_ints(self) -> Avx2Ints {
+        avx2!(Avx2Ints(_mm256_cvtps_epi32(self.0), _mm256_cvtps_epi32(self.1)))
+    }
+
+    #[inline(always)]
+    fn bits(self) -> Avx2Ints {
+        avx2!(Avx2Ints(_mm256_castps_si256(self.0), _mm256_castps_si256(self.1)))
+    }
+
+    #[inline(always)]
     fn transpose(rows: [Self; LANES]) -> [Self; LANES] {
         let mut columns = rows;
         let (mut top_left, mut top_right) = ([avx2!(_mm256_setzero_ps()); 8], [avx2!(_mm256_setzero_ps()); 8]);
@@ -231,5 +264,104 @@ impl Lanes for Avx2Lanes {
     #[inline(always)]
     fn max_lane(self) -> f32 {
         fold(self, |a, b| avx2!(_mm_max_ps(a, b)))
+    }
+}
+
+impl Ints for Avx2Ints {
+    type Floats = Avx2Lanes;
+
+    #[inline(always)]
+    fn splat(value: i32) -> Self {
+        let value = avx2!(_mm256_set1_epi32(value));
+        Avx2Ints(value, value)
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const i32) -> Self {
+        // SAFETY: the caller promises 16 readable values; for the instruction set see `Lanes`.
+        unsafe { Avx2Ints(_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(8).cast())) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut i32) {
+        // SAFETY: the caller promises 16 writable values.
+        unsafe {
+            _mm256_storeu_si256(to.cast(), self.0);
+            _mm256_storeu_si256(to.add(8).cast(), self.1);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_i16(self, to: *mut i16) {
+        // Packs within 128-bit halves: quarters a0 b0 a1 b1, put back in order. Saturation never happens.
+        let words = avx2!(_mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(self.0, self.1)));
+        // SAFETY: the caller promises 16 writable values.
+        unsafe { _mm256_storeu_si256(to.cast(), words) }
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        avx2!(Avx2Ints(_mm256_add_epi32(self.0, other.0), _mm256_add_epi32(self.1, other.1)))
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        avx2!(Avx2Ints(_mm256_sub_epi32(self.0, other.0), _mm256_sub_epi32(self.1, other.1)))
+    }
+
+    #[inline(always)]
+    fn and(self, other: Self) -> Self {
+        avx2!(Avx2Ints(_mm256_and_si256(self.0, other.0), _mm256_and_si256(self.1, other.1)))
+    }
+
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        avx2!(Avx2Ints(_mm256_max_epi32(self.0, other.0), _mm256_max_epi32(self.1, other.1)))
+    }
+
+    #[inline(always)]
+    fn max_unsigned(self, other: Self) -> Self {
+        avx2!(Avx2Ints(_mm256_max_epu32(self.0, other.0), _mm256_max_epu32(self.1, other.1)))
+    }
+
+    #[inline(always)]
+    fn pair(self, high: Self) -> Self {
+        avx2!(Avx2Ints(
+            _mm256_blend_epi16::<0xaa>(self.0, _mm256_slli_epi32::<16>(high.0)),
+            _mm256_blend_epi16::<0xaa>(self.1, _mm256_slli_epi32::<16>(high.1)),
+        ))
+    }
+
+    #[inline(always)]
+    fn dot_pairs(self, a: Self, b: Self) -> Self {
+        avx2!(Avx2Ints(
+            _mm256_add_epi32(self.0, _mm256_madd_epi16(a.0, b.0)),
+            _mm256_add_epi32(self.1, _mm256_madd_epi16(a.1, b.1)),
+        ))
+    }
+
+    #[inline(always)]
+    fn to_floats(self) -> Avx2Lanes {
+        avx2!(Avx2Lanes(_mm256_cvtepi32_ps(self.0), _mm256_cvtepi32_ps(self.1)))
+    }
+
+    #[inline(always)]
+    fn from_bits(self) -> Avx2Lanes {
+        avx2!(Avx2Lanes(_mm256_castsi256_ps(self.0), _mm256_castsi256_ps(self.1)))
+    }
+
+    #[inline(always)]
+    fn sum(self) -> i32 {
+        fold_ints(avx2!(_mm256_add_epi32(self.0, self.1)), |a, b| avx2!(_mm_add_epi32(a, b)))
+    }
+
+    #[inline(always)]
+    fn max_lane(self) -> i32 {
+        fold_ints(avx2!(_mm256_max_epi32(self.0, self.1)), |a, b| avx2!(_mm_max_epi32(a, b)))
+    }
+
+    #[inline(always)]
+    fn max_unsigned_lane(self) -> u32 {
+        fold_ints(avx2!(_mm256_max_epu32(self.0, self.1)), |a, b| avx2!(_mm_max_epu32(a, b))) as u32
     }
 }

@@ -2,14 +2,18 @@
 
 use std::arch::x86_64::*;
 
-use super::{LANES, LaneKernel, Lanes};
+use super::{Ints, LANES, LaneKernel, Lanes};
 
 /// Sixteen lanes in a zmm register.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512Lanes(__m512);
 
+/// Sixteen i32 lanes in a zmm register.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512Ints(__m512i);
+
 /// Runs a kernel compiled for AVX-512.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma")]
 pub(crate) fn run(kernel: impl LaneKernel) {
     kernel.run::<Avx512Lanes>();
 }
@@ -42,6 +46,8 @@ fn fold(lanes: __m512, f: impl Fn(__m128, __m128) -> __m128) -> f32 {
 }
 
 impl Lanes for Avx512Lanes {
+    type Ints = Avx512Ints;
+
     const TILE_GROUPS: usize = 4;
 
     #[inline(always)]
@@ -82,6 +88,24 @@ impl Lanes for Avx512Lanes {
         });
         // SAFETY: the caller promises 16 writable bytes.
         unsafe { _mm_storeu_si128(to.cast(), q) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_64_u8(lanes: [Self; 4], offset: i32, to: *mut u8) {
+        // Packing saturates to i16 and then to u8; a NaN is the smallest i32. It works within quarters, which hold
+        // a0 b0 c0 d0 a1 ... d3 in fours of bytes, and are put back in order.
+        let q = avx512!({
+            let offset = _mm512_set1_epi32(offset);
+            let a = _mm512_add_epi32(_mm512_cvtps_epi32(lanes[0].0), offset);
+            let b = _mm512_add_epi32(_mm512_cvtps_epi32(lanes[1].0), offset);
+            let c = _mm512_add_epi32(_mm512_cvtps_epi32(lanes[2].0), offset);
+            let d = _mm512_add_epi32(_mm512_cvtps_epi32(lanes[3].0), offset);
+            let bytes = _mm512_packus_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            _mm512_permutexvar_epi32(order, bytes)
+        });
+        // SAFETY: the caller promises 64 writable bytes.
+        unsafe { _mm512_storeu_si512(to.cast(), q) }
     }
 
     #[inline(always)]
@@ -137,6 +161,16 @@ impl Lanes for Avx512Lanes {
     }
 
     #[inline(always)]
+    fn to_ints(self) -> Avx512Ints {
+        Avx512Ints(avx512!(_mm512_cvtps_epi32(self.0)))
+    }
+
+    #[inline(always)]
+    fn bits(self) -> Avx512Ints {
+        Avx512Ints(avx512!(_mm512_castps_si512(self.0)))
+    }
+
+    #[inline(always)]
     fn transpose(rows: [Self; LANES]) -> [Self; LANES] {
         let mut pairs = rows;
         for i in (0..LANES).step_by(2) {
@@ -185,5 +219,92 @@ impl Lanes for Avx512Lanes {
     #[inline(always)]
     fn max_lane(self) -> f32 {
         fold(self.0, |a, b| avx512!(_mm_max_ps(a, b)))
+    }
+}
+
+impl Ints for Avx512Ints {
+    type Floats = Avx512Lanes;
+
+    #[inline(always)]
+    fn splat(value: i32) -> Self {
+        Avx512Ints(avx512!(_mm512_set1_epi32(value)))
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const i32) -> Self {
+        // SAFETY: the caller promises 16 readable values; for the instruction set see `Lanes`.
+        Avx512Ints(unsafe { _mm512_loadu_si512(from.cast()) })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut i32) {
+        // SAFETY: the caller promises 16 writable values.
+        unsafe { _mm512_storeu_si512(to.cast(), self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_i16(self, to: *mut i16) {
+        // SAFETY: the caller promises 16 writable values.
+        unsafe { _mm256_storeu_si256(to.cast(), _mm512_cvtepi32_epi16(self.0)) }
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        Avx512Ints(avx512!(_mm512_add_epi32(self.0, other.0)))
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        Avx512Ints(avx512!(_mm512_sub_epi32(self.0, other.0)))
+    }
+
+    #[inline(always)]
+    fn and(self, other: Self) -> Self {
+        Avx512Ints(avx512!(_mm512_and_si512(self.0, other.0)))
+    }
+
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        Avx512Ints(avx512!(_mm512_max_epi32(self.0, other.0)))
+    }
+
+    #[inline(always)]
+    fn max_unsigned(self, other: Self) -> Self {
+        Avx512Ints(avx512!(_mm512_max_epu32(self.0, other.0)))
+    }
+
+    #[inline(always)]
+    fn pair(self, high: Self) -> Self {
+        Avx512Ints(avx512!(_mm512_mask_blend_epi16(0xaaaa_aaaa, self.0, _mm512_slli_epi32::<16>(high.0))))
+    }
+
+    #[inline(always)]
+    fn dot_pairs(self, a: Self, b: Self) -> Self {
+        Avx512Ints(avx512!(_mm512_dpwssd_epi32(self.0, a.0, b.0)))
+    }
+
+    #[inline(always)]
+    fn to_floats(self) -> Avx512Lanes {
+        Avx512Lanes(avx512!(_mm512_cvtepi32_ps(self.0)))
+    }
+
+    #[inline(always)]
+    fn from_bits(self) -> Avx512Lanes {
+        Avx512Lanes(avx512!(_mm512_castsi512_ps(self.0)))
+    }
+
+    #[inline(always)]
+    fn sum(self) -> i32 {
+        avx512!(_mm512_reduce_add_epi32(self.0))
+    }
+
+    #[inline(always)]
+    fn max_lane(self) -> i32 {
+        avx512!(_mm512_reduce_max_epi32(self.0))
+    }
+
+    #[inline(always)]
+    fn max_unsigned_lane(self) -> u32 {
+        avx512!(_mm512_reduce_max_epu32(self.0))
     }
 }

@@ -24,6 +24,9 @@ pub(crate) const LANES: usize = 16;
 /// A value of an implementation for an instruction set is only made inside [`Kernels::run`], which enters a function
 /// compiled for that instruction set after [`Kernels`] proved that the CPU has it.
 pub(crate) trait Lanes: Copy {
+    /// Sixteen i32 lanes of the same instruction set.
+    type Ints: Ints<Floats = Self>;
+
     /// Groups of 16 columns in a register tile of 6 rows: what the registers hold beside their inputs.
     const TILE_GROUPS: usize;
 
@@ -62,6 +65,12 @@ pub(crate) trait Lanes: Copy {
     /// `to` points at 16 writable bytes.
     unsafe fn store_u8(self, offset: i32, to: *mut u8);
 
+    /// [`Lanes::store_u8`] of 64 values, lanes of the first first.
+    ///
+    /// # Safety
+    /// `to` points at 64 writable bytes.
+    unsafe fn store_64_u8(lanes: [Self; 4], offset: i32, to: *mut u8);
+
     /// `self + other`.
     fn add(self, other: Self) -> Self;
     /// `self - other`.
@@ -78,11 +87,16 @@ pub(crate) trait Lanes: Copy {
     fn max(self, other: Self) -> Self;
     /// The nearest integer, halves to even.
     fn round(self) -> Self;
-    /// `self * 2^n` for lanes from 0.5 to 2 and integers `n` from -126 to 127 whose result is a normal number;
+    /// `self * 2^n` for lanes from 2^-1 to 2^15 and integers `n` from -126 to 127 whose result is a normal number;
     /// otherwise unspecified.
     fn mul_exp2(self, n: Self) -> Self;
     /// `if self < limit { then } else { otherwise }`.
     fn if_below(self, limit: Self, then: Self, otherwise: Self) -> Self;
+
+    /// The nearest integer, halves to even. Lanes must be below 2^30 in magnitude, and no NaN.
+    fn to_ints(self) -> Self::Ints;
+    /// The bit patterns.
+    fn bits(self) -> Self::Ints;
 
     /// Lane `j` of row `i` goes to lane `i` of row `j`.
     fn transpose(rows: [Self; LANES]) -> [Self; LANES];
@@ -93,6 +107,75 @@ pub(crate) trait Lanes: Copy {
     fn min_lane(self) -> f32;
     /// Largest lane; lanes must not be NaN.
     fn max_lane(self) -> f32;
+}
+
+/// Sixteen i32 lanes; sums wrap around, as they never do where the kernels use them.
+pub(crate) trait Ints: Copy {
+    /// Sixteen f32 lanes of the same instruction set.
+    type Floats: Lanes<Ints = Self>;
+
+    /// All lanes `value`.
+    fn splat(value: i32) -> Self;
+
+    /// Reads 16 values.
+    ///
+    /// # Safety
+    /// `from` points at 16 readable i32.
+    unsafe fn load(from: *const i32) -> Self;
+
+    /// Writes 16 values.
+    ///
+    /// # Safety
+    /// `to` points at 16 writable i32.
+    unsafe fn store(self, to: *mut i32);
+
+    /// Writes the low halves of 16 values that fit an i16.
+    ///
+    /// # Safety
+    /// `to` points at 16 writable i16.
+    unsafe fn store_i16(self, to: *mut i16);
+
+    /// `self + other`.
+    fn add(self, other: Self) -> Self;
+    /// `self - other`.
+    fn sub(self, other: Self) -> Self;
+    /// `self & other`.
+    fn and(self, other: Self) -> Self;
+    /// The larger of both.
+    fn max(self, other: Self) -> Self;
+    /// The larger of both, taken as u32.
+    fn max_unsigned(self, other: Self) -> Self;
+    /// The low half of `self` below the low half of `high`.
+    fn pair(self, high: Self) -> Self;
+    /// `self + a.low * b.low + a.high * b.high`, the halves of `a` and `b` taken as i16.
+    fn dot_pairs(self, a: Self, b: Self) -> Self;
+
+    /// The lanes as f32, rounded to nearest, halves to even.
+    fn to_floats(self) -> Self::Floats;
+    /// The f32 with these bit patterns.
+    fn from_bits(self) -> Self::Floats;
+
+    /// Lane `j` of row `i` goes to lane `i` of row `j`.
+    #[inline(always)]
+    fn transpose(rows: [Self; LANES]) -> [Self; LANES] {
+        let mut floats = [rows[0].from_bits(); LANES];
+        for (float, row) in floats.iter_mut().zip(rows) {
+            *float = row.from_bits();
+        }
+        let floats = Self::Floats::transpose(floats);
+        let mut columns = rows;
+        for l in 0..LANES {
+            columns[l] = floats[l].bits();
+        }
+        columns
+    }
+
+    /// Sum of the lanes.
+    fn sum(self) -> i32;
+    /// Largest lane.
+    fn max_lane(self) -> i32;
+    /// Largest lane, taken as u32.
+    fn max_unsigned_lane(self) -> u32;
 }
 
 /// A kernel written over [`Lanes`]. `run` must be `#[inline(always)]`, so that it is compiled for the instruction

@@ -1,10 +1,14 @@
 //! The lanes in plain Rust; they define what the others compute.
 
-use super::{LANES, Lanes};
+use super::{Ints, LANES, Lanes};
 
 /// Sixteen lanes in an array.
 #[derive(Clone, Copy)]
 pub(crate) struct ScalarLanes([f32; LANES]);
+
+/// Sixteen i32 lanes in an array.
+#[derive(Clone, Copy)]
+pub(crate) struct ScalarInts([i32; LANES]);
 
 impl ScalarLanes {
     #[inline(always)]
@@ -27,6 +31,8 @@ impl ScalarLanes {
 }
 
 impl Lanes for ScalarLanes {
+    type Ints = ScalarInts;
+
     const TILE_GROUPS: usize = 1;
 
     #[inline(always)]
@@ -66,6 +72,14 @@ impl Lanes for ScalarLanes {
         let bytes = self.0.map(|r| (r.round_ties_even() + offset as f32).clamp(0.0, 255.0) as u8);
         // SAFETY: the caller promises 16 writable bytes.
         unsafe { to.cast::<[u8; LANES]>().write_unaligned(bytes) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_64_u8(lanes: [Self; 4], offset: i32, to: *mut u8) {
+        for (i, lanes) in lanes.into_iter().enumerate() {
+            // SAFETY: the caller promises 64 writable bytes.
+            unsafe { lanes.store_u8(offset, to.add(i * LANES)) };
+        }
     }
 
     #[inline(always)]
@@ -119,6 +133,16 @@ impl Lanes for ScalarLanes {
     }
 
     #[inline(always)]
+    fn to_ints(self) -> ScalarInts {
+        ScalarInts(self.0.map(|x| x.round_ties_even() as i32))
+    }
+
+    #[inline(always)]
+    fn bits(self) -> ScalarInts {
+        ScalarInts(self.0.map(|x| x.to_bits() as i32))
+    }
+
+    #[inline(always)]
     fn transpose(rows: [Self; LANES]) -> [Self; LANES] {
         std::array::from_fn(|j| ScalarLanes(std::array::from_fn(|i| rows[i].0[j])))
     }
@@ -136,5 +160,100 @@ impl Lanes for ScalarLanes {
     #[inline(always)]
     fn max_lane(self) -> f32 {
         self.fold(|a, b| if a > b { a } else { b })
+    }
+}
+
+impl ScalarInts {
+    #[inline(always)]
+    fn zip(self, other: Self, f: impl Fn(i32, i32) -> i32) -> Self {
+        ScalarInts(std::array::from_fn(|i| f(self.0[i], other.0[i])))
+    }
+}
+
+impl Ints for ScalarInts {
+    type Floats = ScalarLanes;
+
+    #[inline(always)]
+    fn splat(value: i32) -> Self {
+        ScalarInts([value; LANES])
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const i32) -> Self {
+        // SAFETY: the caller promises 16 readable values.
+        ScalarInts(unsafe { from.cast::<[i32; LANES]>().read_unaligned() })
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut i32) {
+        // SAFETY: the caller promises 16 writable values.
+        unsafe { to.cast::<[i32; LANES]>().write_unaligned(self.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_i16(self, to: *mut i16) {
+        // SAFETY: the caller promises 16 writable values.
+        unsafe { to.cast::<[i16; LANES]>().write_unaligned(self.0.map(|x| x as i16)) }
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        self.zip(other, i32::wrapping_add)
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        self.zip(other, i32::wrapping_sub)
+    }
+
+    #[inline(always)]
+    fn and(self, other: Self) -> Self {
+        self.zip(other, |a, b| a & b)
+    }
+
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        self.zip(other, i32::max)
+    }
+
+    #[inline(always)]
+    fn max_unsigned(self, other: Self) -> Self {
+        self.zip(other, |a, b| (a as u32).max(b as u32) as i32)
+    }
+
+    #[inline(always)]
+    fn pair(self, high: Self) -> Self {
+        self.zip(high, |low, high| low & 0xffff | high << 16)
+    }
+
+    #[inline(always)]
+    fn dot_pairs(self, a: Self, b: Self) -> Self {
+        let product = |a: i32, b: i32| i32::from(a as i16) * i32::from(b as i16);
+        self.add(a.zip(b, |a, b| product(a, b).wrapping_add(product(a >> 16, b >> 16))))
+    }
+
+    #[inline(always)]
+    fn to_floats(self) -> ScalarLanes {
+        ScalarLanes(self.0.map(|x| x as f32))
+    }
+
+    #[inline(always)]
+    fn from_bits(self) -> ScalarLanes {
+        ScalarLanes(self.0.map(|x| f32::from_bits(x as u32)))
+    }
+
+    #[inline(always)]
+    fn sum(self) -> i32 {
+        self.0.into_iter().fold(0, i32::wrapping_add)
+    }
+
+    #[inline(always)]
+    fn max_lane(self) -> i32 {
+        self.0.into_iter().fold(i32::MIN, i32::max)
+    }
+
+    #[inline(always)]
+    fn max_unsigned_lane(self) -> u32 {
+        self.0.into_iter().fold(0, |max, x| max.max(x as u32))
     }
 }
