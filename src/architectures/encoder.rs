@@ -59,6 +59,9 @@ impl EncoderSpec {
 /// Scratch memory of one executor on one thread, reused between batches.
 pub type EncoderWorkspace = Box<dyn Any + Send>;
 
+/// What threads share that compute one sequence together; made by the executor they run.
+pub type EncoderTeam = Box<dyn Any + Send + Sync>;
+
 /// Token ids in, hidden states out. Both executors implement it, and everything above is generic over it.
 pub trait Encoder: Send + Sync {
     /// Sizes and options.
@@ -77,4 +80,28 @@ pub trait Encoder: Send + Sync {
     /// # Panics
     /// When an id is not below `vocab_size`, or a sequence is longer than [`EncoderSpec::max_tokens`]: callers check.
     fn forward(&self, batch: &RaggedBatch, workspace: &mut EncoderWorkspace, out: &mut Vec<f32>);
+
+    /// What `members` threads need to compute one sequence together; none when this executor does not split one.
+    fn team(&self, members: usize) -> Option<EncoderTeam> {
+        let _ = members;
+        None
+    }
+
+    /// [`Encoder::forward`] of a batch of one sequence by all members of a team, each some of its rows: they call this
+    /// at the same time, each with its own number and workspace. Member 0 gets the hidden states, by bits those of
+    /// [`Encoder::forward`]; the others' `out` is left as it is.
+    ///
+    /// # Panics
+    /// As [`Encoder::forward`], when the batch is not one sequence, and when another member panics.
+    fn forward_together(
+        &self,
+        batch: &RaggedBatch,
+        team: &EncoderTeam,
+        member: usize,
+        workspace: &mut EncoderWorkspace,
+        out: &mut Vec<f32>,
+    ) {
+        let _ = (batch, team, member, workspace, out);
+        unreachable!("only an executor that makes teams has work for them");
+    }
 }

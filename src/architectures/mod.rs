@@ -14,7 +14,7 @@ mod roberta;
 use crate::checkpoint::ModelConfig;
 
 pub use crate::checkpoint::{Pooling, ProblemType};
-pub use encoder::{Activation, Encoder, EncoderSpec, EncoderWorkspace};
+pub use encoder::{Activation, Encoder, EncoderSpec, EncoderTeam, EncoderWorkspace};
 pub use head::{DenseActivation, DenseSpec, HeadSpec};
 pub use names::{EncoderNames, LayerNames, LinearNames, NormNames, TableName};
 pub use ragged::RaggedBatch;

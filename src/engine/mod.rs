@@ -13,6 +13,7 @@ mod job;
 mod queue;
 mod registry;
 mod request;
+mod share;
 mod worker;
 
 pub use error::EngineError;

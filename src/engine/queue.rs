@@ -13,6 +13,7 @@ use crate::telemetry::{Metrics, Stage, Trigger};
 use super::EngineError;
 use super::batcher::{Limits, Picks, Plan, Threads, Waiting, plan};
 use super::job::{Job, Portion};
+use super::share::{Invitation, Share};
 
 /// Bounds for [`EngineError::Overloaded`]'s advice.
 const RETRY_AFTER: std::ops::RangeInclusive<f64> = 1.0..=60.0;
@@ -30,6 +31,7 @@ pub(super) struct Queue {
     work: Condvar,
 }
 
+#[derive(Default)]
 struct State {
     line: VecDeque<Entry>,
     /// What the requests in line are charged for, in tokens.
@@ -40,6 +42,8 @@ struct State {
     closed: bool,
     /// Threads that wait for work.
     asleep: usize,
+    /// For threads that wait for work.
+    invitations: Vec<Invitation>,
     /// Tokens per second of one thread, measured; 0 before the first batch.
     speed: f64,
 }
@@ -57,6 +61,14 @@ impl Entry {
     fn lengths(&self) -> &[usize] {
         &self.job.lengths[self.next..]
     }
+}
+
+/// What a thread does next.
+pub(super) enum Work {
+    /// Sequences of its own.
+    Batch(Batch),
+    /// Some rows of another thread's sequence.
+    Share(Invitation),
 }
 
 /// Sequences for one run of one encoder. The thread that took it counts as busy until it is dropped.
@@ -90,8 +102,7 @@ impl Drop for Batch {
 
 impl Queue {
     pub(super) fn new(limits: Limits, max_tokens: usize, threads: usize, metrics: Arc<Metrics>) -> Arc<Self> {
-        let state =
-            State { line: VecDeque::new(), charged: 0, tokens: 0, busy: 0, closed: false, asleep: 0, speed: 0.0 };
+        let state = State::default();
         Arc::new(Queue { limits, max_tokens, threads, metrics, state: Mutex::new(state), work: Condvar::new() })
     }
 
@@ -130,9 +141,13 @@ impl Queue {
     }
 
     /// Waits for work; none when the queue is closed.
-    pub(super) fn take(self: &Arc<Self>) -> Option<Batch> {
+    pub(super) fn take(self: &Arc<Self>) -> Option<Work> {
         let mut state = self.state();
         loop {
+            // Before all else, also when closed: another thread waits for this one.
+            if let Some(invitation) = state.invitations.pop() {
+                return Some(Work::Share(invitation));
+            }
             if state.closed {
                 return None;
             }
@@ -151,12 +166,40 @@ impl Queue {
                     if !state.line.is_empty() {
                         self.wake_one(state);
                     }
-                    return Some(batch);
+                    return Some(Work::Batch(batch));
                 }
                 Plan::WaitUntil(time) => self.sleep(state, Some(time.saturating_duration_since(now))),
                 Plan::Idle => self.sleep(state, None),
             };
         }
+    }
+
+    /// Asks threads that wait for work to join the calling one, `most` members together. `share` makes what they work
+    /// on. None when nobody is there to join, or others wait for a thread.
+    pub(super) fn invite(
+        self: &Arc<Self>,
+        most: usize,
+        share: impl FnOnce(usize) -> Option<Arc<Share>>,
+    ) -> Option<Arc<Share>> {
+        let mut state = self.state();
+        let free = state.asleep.saturating_sub(state.invitations.len());
+        let members = most.min(free + 1);
+        if members < 2 || !state.line.is_empty() || state.closed {
+            return None;
+        }
+        let share = share(members)?;
+        for member in 1..members {
+            state.busy += 1;
+            state.invitations.push(Invitation { share: share.clone(), member, queue: self.clone() });
+        }
+        drop(state);
+        (1..members).for_each(|_| self.work.notify_one());
+        Some(share)
+    }
+
+    /// An invited thread is free again.
+    pub(super) fn end_invitation(&self) {
+        self.state().busy -= 1;
     }
 
     /// Waits for a signal, no longer than `pause`.
@@ -289,9 +332,15 @@ mod tests {
 
     /// Takes one batch and computes nothing; gives the ranges of each job in it.
     fn take(queue: &Arc<Queue>, jobs: &[&Arc<Job>]) -> Vec<(usize, std::ops::Range<usize>)> {
-        let batch = queue.take().expect("the queue is open");
+        let Some(Work::Batch(batch)) = queue.take() else { panic!("a batch waits") };
         let index = |p: &Portion| jobs.iter().position(|j| Arc::ptr_eq(j, &p.job)).expect("a known job");
         batch.portions.iter().map(|p| (index(p), p.range.clone())).collect()
+    }
+
+    #[test]
+    fn nobody_is_invited_who_does_not_sleep() {
+        let queue = queue(16, 1000, 2);
+        assert!(queue.invite(2, |_| panic!("nobody sleeps")).is_none());
     }
 
     #[test]

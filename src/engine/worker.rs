@@ -11,8 +11,8 @@ use crate::pipelines::Row;
 use crate::telemetry::Metrics;
 
 use super::job::Portion;
-use super::queue::{Batch, Queue};
-use super::registry::RegisteredEncoder;
+use super::queue::{Batch, Queue, Work};
+use super::share::{Invitation, Share, most_members};
 use super::{EngineError, Registry};
 
 /// What every compute thread needs.
@@ -45,14 +45,25 @@ impl Worker {
     /// Computes until the queue is closed.
     pub(super) fn run(&self) {
         let mut memory = Memory::new(self.registry.encoders().len());
-        while let Some(batch) = self.queue.take() {
-            // Panics of encoders and heads are caught inside, for each request; this one is for faults of our own.
-            // The batch is dropped by the unwinding, which answers its requests.
-            if catch_unwind(AssertUnwindSafe(|| self.run_batch(batch, &mut memory))).is_err() {
+        while let Some(work) = self.queue.take() {
+            let run = || match work {
+                Work::Batch(batch) => self.run_batch(batch, &mut memory),
+                Work::Share(invitation) => self.run_share(&invitation, &mut memory),
+            };
+            // Panics of encoders and heads are caught inside, for each request; this one is for faults of our own, of
+            // which the unwinding answers the requests, and for shares, whose first member answers.
+            if catch_unwind(AssertUnwindSafe(run)).is_err() {
                 memory = Memory::new(self.registry.encoders().len());
                 self.metrics.worker_restarted();
             }
         }
+    }
+
+    fn run_share(&self, invitation: &Invitation, memory: &mut Memory) {
+        let Share { encoder: index, batch, team } = &*invitation.share;
+        let encoder = &self.registry.encoders()[*index].encoder;
+        let workspace = memory.workspaces[*index].get_or_insert_with(|| encoder.workspace());
+        encoder.forward_together(batch, team, invitation.member, workspace, &mut memory.hidden);
     }
 
     fn run_batch(&self, mut batch: Batch, memory: &mut Memory) {
@@ -91,7 +102,7 @@ impl Worker {
     /// One row per sequence, portion after portion.
     fn compute(&self, index: usize, portions: &[Portion], memory: &mut Memory) -> Result<Vec<Row>, Panicked> {
         let encoder = &self.registry.encoders()[index];
-        let done = catch_unwind(AssertUnwindSafe(|| rows(encoder, index, portions, memory)));
+        let done = catch_unwind(AssertUnwindSafe(|| self.rows(index, portions, memory)));
         done.map_err(|_| {
             let model = match portions {
                 [only] => &only.job.spec.model,
@@ -104,6 +115,25 @@ impl Worker {
         })
     }
 
+    fn rows(&self, index: usize, portions: &[Portion], memory: &mut Memory) -> Vec<Row> {
+        let Memory { workspaces, batch, hidden } = memory;
+        let encoder = &self.registry.encoders()[index].encoder;
+        let workspace = workspaces[index].get_or_insert_with(|| encoder.workspace());
+        batch.clear();
+        for sequence in portions.iter().flat_map(|p| p.sequences()) {
+            batch.push(&sequence.ids, &sequence.type_ids);
+        }
+        let share = |members| Share::new(encoder.as_ref(), index, batch, members);
+        match self.queue.invite(most_members(batch), share) {
+            Some(share) => encoder.forward_together(batch, &share.team, 0, workspace, hidden),
+            None => encoder.forward(batch, workspace, hidden),
+        }
+        let width = encoder.spec().hidden_size;
+        let heads = portions.iter().flat_map(|p| p.range.clone().map(|_| &p.job.spec.head));
+        let ranges = batch.ranges().zip(heads);
+        ranges.map(|(r, head)| head.apply(&hidden[r.start * width..r.end * width], width)).collect()
+    }
+
     fn give_up(&self, portions: Vec<Portion>) {
         for portion in portions {
             let reason = format!("panic in the encoder or a head, model {:?}", portion.job.spec.model);
@@ -111,20 +141,6 @@ impl Worker {
             self.queue.remove(&portion.job);
         }
     }
-}
-
-fn rows(encoder: &RegisteredEncoder, index: usize, portions: &[Portion], memory: &mut Memory) -> Vec<Row> {
-    let Memory { workspaces, batch, hidden } = memory;
-    let encoder = &encoder.encoder;
-    let workspace = workspaces[index].get_or_insert_with(|| encoder.workspace());
-    batch.clear();
-    for sequence in portions.iter().flat_map(|p| p.sequences()) {
-        batch.push(&sequence.ids, &sequence.type_ids);
-    }
-    encoder.forward(batch, workspace, hidden);
-    let width = encoder.spec().hidden_size;
-    let heads = portions.iter().flat_map(|p| p.range.clone().map(|_| &p.job.spec.head));
-    batch.ranges().zip(heads).map(|(r, head)| head.apply(&hidden[r.start * width..r.end * width], width)).collect()
 }
 
 fn hand_in(portions: Vec<Portion>, rows: Vec<Row>, batch_inputs: usize) {

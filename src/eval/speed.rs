@@ -32,12 +32,23 @@ pub fn peak(kernels: Kernels, threads: usize, duration: Duration) -> Option<f64>
     Some(times.iter().map(|t| macs as f64 / t.least()).sum())
 }
 
-/// Times of one batch on `threads` threads together: it is cut into one part of whole sequences for each.
+/// Times of one batch on `threads` threads together: it is cut into one part of whole sequences for each, or, when it
+/// is one sequence, computed by a team.
 ///
 /// # Panics
 /// When the encoder does.
 pub fn latency(encoder: &dyn Encoder, batch: &RaggedBatch, threads: usize, budget: Budget) -> Times {
-    // A sequence alone is one part and runs on one thread: this is where a pass that shares its rows belongs.
+    if let (1, Some(team)) = (batch.len(), encoder.team(threads)) {
+        return together(
+            threads,
+            budget,
+            || (),
+            |member| {
+                let (team, mut workspace, mut out) = (&team, encoder.workspace(), Vec::new());
+                move || encoder.forward_together(batch, team, member, &mut workspace, &mut out)
+            },
+        );
+    }
     let parts = split(batch, threads);
     together(parts.len(), budget, || (), |index| forward(encoder, &parts[index]))
 }

@@ -17,15 +17,8 @@ pub enum Activation {
 
 /// `Phi(x) - 1/2 = x p(x^2)` on [-3.8997, 3.8997], with `Phi` the normal distribution, highest power first: the
 /// polynomial with the smallest largest error of `x Phi(x)` (1.9e-4) among those that are 1/2 at the upper end.
-const PHI: [f32; 7] = [
-    2.841_895e-8,
-    -1.887_952_2e-6,
-    5.377_66e-5,
-    -8.719_444e-4,
-    9.067_264e-3,
-    -6.528_032e-2,
-    3.984_801_5e-1,
-];
+const PHI: [f32; 7] =
+    [2.841_895e-8, -1.887_952_2e-6, 5.377_66e-5, -8.719_444e-4, 9.067_264e-3, -6.528_032e-2, 3.984_801_5e-1];
 /// Here the polynomial is exactly 1/2, so that larger `x`, taken as this, give exactly `Phi(x) = 1` or 0.
 const PHI_ONE: f32 = 3.899_673_5;
 

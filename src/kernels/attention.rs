@@ -358,9 +358,8 @@ impl Attention<'_> {
             for (key, scores) in (0..tokens).step_by(TILE_ROWS).zip(scores.chunks_exact_mut(TILE_ROWS * G * LANES)) {
                 let rows = &keys[(block + key) * padded_dim..][..TILE_ROWS * padded_dim];
                 // SAFETY: `rows` holds the pairs of `TILE_ROWS` keys, and `queries` `depth` rows of `G` groups.
-                let sums = unsafe {
-                    tile::<V::Ints, G>(rows.as_ptr().cast(), padded_dim / 2, 1, queries.as_ptr(), depth)
-                };
+                let sums =
+                    unsafe { tile::<V::Ints, G>(rows.as_ptr().cast(), padded_dim / 2, 1, queries.as_ptr(), depth) };
                 for (r, to) in scores.chunks_exact_mut(G * LANES).enumerate() {
                     for g in 0..G {
                         store_ints(sums[r][g], &mut to[g * LANES..]);
@@ -399,9 +398,8 @@ impl Attention<'_> {
             let channels = (0..shape.head_dim).step_by(TILE_ROWS);
             for (channel, totals) in channels.zip(totals.chunks_exact_mut(TILE_ROWS * G * LANES)) {
                 // SAFETY: `values` holds `depth` rows of all channels with padding, and `weights` of `G` groups.
-                let sums = unsafe {
-                    tile::<V::Ints, G>(values.as_ptr().add(channel), 1, padded_dim, weights.as_ptr(), depth)
-                };
+                let sums =
+                    unsafe { tile::<V::Ints, G>(values.as_ptr().add(channel), 1, padded_dim, weights.as_ptr(), depth) };
                 for (r, to) in totals.chunks_exact_mut(G * LANES).enumerate() {
                     for g in 0..G {
                         let to = &mut to[g * LANES..];

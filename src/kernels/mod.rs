@@ -25,5 +25,5 @@ pub use activation::Activation;
 pub use attention::AttentionScratch;
 pub use isa::{Isa, Kernels, UnknownIsa, UnsupportedIsa};
 pub use norm::LayerNorm;
-pub use pack::{MAX_K, PackedWeights};
+pub use pack::{AlignedVec, MAX_K, PackedWeights};
 pub use quantize::QuantizedRows;

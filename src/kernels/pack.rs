@@ -9,8 +9,8 @@ use super::microkernel::Layout;
 #[repr(C, align(64))]
 struct Line([u8; 64]);
 
-/// Plain numbers that [`AlignedVec`] may hold.
-pub(crate) trait Plain: Copy {}
+/// Plain numbers, of which every byte pattern is one, that [`AlignedVec`] may hold.
+pub trait Plain: Copy {}
 impl Plain for u8 {}
 impl Plain for i8 {}
 impl Plain for i16 {}
@@ -19,7 +19,7 @@ impl Plain for f32 {}
 
 /// A growable buffer of plain numbers that starts on a cache line; new elements are 0.
 #[derive(Clone, Debug)]
-pub(crate) struct AlignedVec<T: Plain> {
+pub struct AlignedVec<T: Plain> {
     lines: Vec<Line>,
     len: usize,
     item: std::marker::PhantomData<T>,
@@ -33,14 +33,14 @@ impl<T: Plain> Default for AlignedVec<T> {
 
 impl<T: Plain> AlignedVec<T> {
     /// A buffer of `len` zeros.
-    pub(crate) fn zeroed(len: usize) -> Self {
+    pub fn zeroed(len: usize) -> Self {
         let mut buffer = Self::default();
         buffer.resize(len);
         buffer
     }
 
     /// Changes the length. Memory only grows; elements that were there before keep some earlier value.
-    pub(crate) fn resize(&mut self, len: usize) {
+    pub fn resize(&mut self, len: usize) {
         let lines = (len * size_of::<T>()).div_ceil(size_of::<Line>());
         if lines > self.lines.len() {
             self.lines.resize(lines, Line([0; 64]));
@@ -49,14 +49,14 @@ impl<T: Plain> AlignedVec<T> {
     }
 
     /// The elements.
-    pub(crate) fn as_slice(&self) -> &[T] {
+    pub fn as_slice(&self) -> &[T] {
         // SAFETY: `lines` holds at least `len` elements of initialized bytes (`resize`), aligned to 64, and every
         // byte pattern is a value of a `Plain` type.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
     }
 
     /// The elements.
-    pub(crate) fn as_mut_slice(&mut self) -> &mut [T] {
+    pub fn as_mut_slice(&mut self) -> &mut [T] {
         // SAFETY: as in `as_slice`; the borrow of `self` is exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
     }

@@ -47,21 +47,18 @@ impl Embeddings {
         })
     }
 
-    /// The sums of the table rows for the tokens of `range`, not yet normalized, `[tokens, hidden]`.
+    /// The sums of the table rows for the tokens at some positions of a sequence, not yet normalized,
+    /// `[positions, hidden]`.
     ///
     /// # Panics
-    /// When an id is outside its table, or a sequence is longer than the position table.
-    pub(super) fn lookup(&self, batch: &RaggedBatch, sequences: Range<usize>, out: &mut [f32]) {
-        let width = self.norm.gamma.len();
-        let mut rows = out.chunks_exact_mut(width);
-        for sequence in sequences {
-            for (position, token) in (batch.starts[sequence]..batch.starts[sequence + 1]).enumerate() {
-                let row = rows.next().expect("one row of output per token");
-                self.word.write(batch.ids[token] as usize, row);
-                self.position.add(self.position_offset + position, row);
-                if let Some(table) = &self.token_type {
-                    table.add(batch.type_ids[token] as usize, row);
-                }
+    /// When an id is outside its table, or the sequence is longer than the position table.
+    pub(super) fn lookup(&self, batch: &RaggedBatch, sequence: usize, positions: Range<usize>, out: &mut [f32]) {
+        let start = batch.starts[sequence];
+        for (position, row) in positions.zip(out.chunks_exact_mut(self.norm.gamma.len())) {
+            self.word.write(batch.ids[start + position] as usize, row);
+            self.position.add(self.position_offset + position, row);
+            if let Some(table) = &self.token_type {
+                table.add(batch.type_ids[start + position] as usize, row);
             }
         }
     }

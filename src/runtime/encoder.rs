@@ -2,13 +2,16 @@
 
 use std::ops::Range;
 
-use crate::architectures::{Activation, Encoder, EncoderNames, EncoderSpec, EncoderWorkspace, LayerNames, RaggedBatch};
+use crate::architectures::{
+    Activation, Encoder, EncoderNames, EncoderSpec, EncoderTeam, EncoderWorkspace, LayerNames, RaggedBatch,
+};
 use crate::checkpoint::{CheckpointError, Weights};
-use crate::kernels::{self, Kernels, PackedWeights};
+use crate::kernels::{self, AttentionScratch, Kernels, PackedWeights};
 
 use super::embeddings::{Embeddings, Norm};
 use super::matrix::packed;
-use super::workspace::{Workspace, first};
+use super::team::Team;
+use super::workspace::{Workspace, sized};
 
 /// Tokens that run through all layers together: few enough that their activations stay in the L2 cache, enough that
 /// reading the weights costs little.
@@ -82,12 +85,57 @@ impl Int8Encoder {
         }
     }
 
-    /// Runs the sequences of one chunk through all layers; `hidden` is their part of the output.
-    fn run_chunk(&self, batch: &RaggedBatch, sequences: Range<usize>, hidden: &mut [f32], w: &mut Workspace) {
-        self.embeddings.lookup(batch, sequences.clone(), hidden);
+    /// Runs the sequences of one chunk through all layers; `out` is their part of the output.
+    fn run_chunk(&self, batch: &RaggedBatch, sequences: Range<usize>, out: &mut [f32], w: &mut Workspace) {
+        let width = self.spec.hidden_size;
+        let offset = batch.starts[sequences.start];
+        let rows = |sequence: usize| batch.starts[sequence] - offset..batch.starts[sequence + 1] - offset;
+        let mut hidden = std::mem::take(&mut w.hidden);
+        for sequence in sequences.clone() {
+            let rows = rows(sequence);
+            let out = &mut sized(&mut hidden, out.len())[rows.start * width..rows.end * width];
+            self.embeddings.lookup(batch, sequence, 0..rows.len(), out);
+        }
+        self.run_layers(hidden.as_mut_slice(), w, |_, layer, w| {
+            let tokens = w.hidden_q.rows();
+            let qkv = sized(&mut w.qkv, tokens * 3 * width);
+            self.kernels.gemm(&w.hidden_q, &layer.qkv, qkv);
+            let context = sized(&mut w.context, tokens * width);
+            for rows in sequences.clone().map(rows) {
+                let own = &qkv[rows.start * 3 * width..rows.end * 3 * width];
+                self.attend(own, &[own], &mut w.attention, &mut context[rows.start * width..rows.end * width]);
+            }
+        });
+        out.copy_from_slice(hidden.as_slice());
+        w.hidden = hidden;
+    }
+
+    /// Runs a member's rows of the only sequence through all layers; afterwards each member's rows are in its slot.
+    fn run_rows(&self, batch: &RaggedBatch, team: &Team, member: usize, w: &mut Workspace) {
+        let width = self.spec.hidden_size;
+        let rows = team.rows(batch.tokens(), member);
+        let mut hidden = std::mem::take(&mut w.hidden);
+        self.embeddings.lookup(batch, 0, rows.clone(), sized(&mut hidden, rows.len() * width));
+        self.run_layers(hidden.as_mut_slice(), w, |index, layer, w| {
+            team.publish(index, member, |slot| {
+                self.kernels.gemm(&w.hidden_q, &layer.qkv, sized(slot, rows.len() * 3 * width));
+            });
+            team.wait();
+            let context = sized(&mut w.context, rows.len() * width);
+            team.read(index, |sequence| self.attend(sequence[member], sequence, &mut w.attention, context));
+        });
+        team.publish(self.layers.len(), member, |slot| {
+            sized(slot, hidden.as_slice().len()).copy_from_slice(hidden.as_slice());
+        });
+        w.hidden = hidden;
+        team.wait();
+    }
+
+    /// Embedded `hidden` → norm → all layers, in place; `attention` turns `hidden_q` into `context`.
+    fn run_layers(&self, hidden: &mut [f32], w: &mut Workspace, attention: impl Fn(usize, &Layer, &mut Workspace)) {
         self.kernels.layer_norm_quantize(self.embeddings.norm.get(), hidden, &mut w.hidden_q);
         for (index, layer) in self.layers.iter().enumerate() {
-            self.attention(layer, batch, sequences.clone(), w);
+            attention(index, layer, w);
             self.after_attention(layer, hidden, w);
             if index + 1 < self.layers.len() {
                 self.kernels.quantize_rows(hidden, self.spec.hidden_size, &mut w.hidden_q);
@@ -95,40 +143,22 @@ impl Int8Encoder {
         }
     }
 
-    /// `hidden_q` → `context`.
-    fn attention(&self, layer: &Layer, batch: &RaggedBatch, sequences: Range<usize>, w: &mut Workspace) {
-        let width = self.spec.hidden_size;
-        let tokens = w.hidden_q.rows();
-        let qkv = first(&mut w.qkv, tokens * 3 * width);
-        self.kernels.gemm(&w.hidden_q, &layer.qkv, qkv);
-        let context = first(&mut w.context, tokens * width);
-        let offset = batch.starts[sequences.start];
-        for sequence in sequences {
-            let rows = batch.starts[sequence] - offset..batch.starts[sequence + 1] - offset;
-            let own = &qkv[rows.start * 3 * width..rows.end * 3 * width];
-            self.kernels.attention(
-                own,
-                &[own],
-                self.spec.num_heads,
-                self.spec.head_dim(),
-                &mut w.attention,
-                &mut context[rows.start * width..rows.end * width],
-            );
-        }
+    fn attend(&self, queries: &[f32], sequence: &[&[f32]], scratch: &mut AttentionScratch, context: &mut [f32]) {
+        self.kernels.attention(queries, sequence, self.spec.num_heads, self.spec.head_dim(), scratch, context);
     }
 
     /// `hidden = norm2(h + ffn(h))` with `h = norm1(hidden + projection(context))`, a block of rows at a time.
     fn after_attention(&self, layer: &Layer, hidden: &mut [f32], w: &mut Workspace) {
         let (width, inner_width) = (self.spec.hidden_size, self.spec.intermediate_size);
-        let context = &w.context[..hidden.len()];
+        let context = &w.context.as_slice()[..hidden.len()];
         let blocks = hidden.chunks_mut(BLOCK_ROWS * width).zip(context.chunks(BLOCK_ROWS * width));
         for (hidden, context) in blocks {
             let rows = hidden.len() / width;
-            let projected = first(&mut w.projected, rows * width);
+            let projected = sized(&mut w.projected, rows * width);
             self.kernels.quantize_rows(context, width, &mut w.block_q);
             self.kernels.gemm(&w.block_q, &layer.attention_output, projected);
             self.kernels.add_layer_norm_quantize(layer.attention_norm.get(), projected, hidden, &mut w.block_q);
-            let inner = first(&mut w.inner, rows * inner_width);
+            let inner = sized(&mut w.inner, rows * inner_width);
             self.kernels.gemm(&w.block_q, &layer.ffn_up, inner);
             self.kernels.activate_quantize(activation(&self.spec), inner, inner_width, &mut w.block_q);
             self.kernels.gemm(&w.block_q, &layer.ffn_down, projected);
@@ -151,7 +181,7 @@ impl Encoder for Int8Encoder {
     }
 
     fn forward(&self, batch: &RaggedBatch, workspace: &mut EncoderWorkspace, out: &mut Vec<f32>) {
-        let workspace = workspace.downcast_mut::<Workspace>().expect("the workspace of another executor was given");
+        let workspace = own(workspace);
         let width = self.spec.hidden_size;
         out.resize(batch.tokens() * width, 0.0);
         for sequences in chunks(&batch.starts) {
@@ -159,6 +189,32 @@ impl Encoder for Int8Encoder {
             self.run_chunk(batch, sequences, &mut out[rows.start * width..rows.end * width], workspace);
         }
     }
+
+    fn team(&self, members: usize) -> Option<EncoderTeam> {
+        Some(Box::new(Team::new(members)))
+    }
+
+    fn forward_together(
+        &self,
+        batch: &RaggedBatch,
+        team: &EncoderTeam,
+        member: usize,
+        workspace: &mut EncoderWorkspace,
+        out: &mut Vec<f32>,
+    ) {
+        assert_eq!(batch.len(), 1, "a team computes one sequence at a time");
+        let team = team.downcast_ref::<Team>().expect("the team of another executor was given");
+        let _member = team.enter();
+        self.run_rows(batch, team, member, own(workspace));
+        if member == 0 {
+            out.clear();
+            team.read(self.layers.len(), |parts| parts.iter().for_each(|part| out.extend_from_slice(part)));
+        }
+    }
+}
+
+fn own(workspace: &mut EncoderWorkspace) -> &mut Workspace {
+    workspace.downcast_mut().expect("the workspace of another executor was given")
 }
 
 impl Layer {

@@ -9,6 +9,7 @@
 mod embeddings;
 mod encoder;
 mod matrix;
+mod team;
 mod workspace;
 
 pub use encoder::{EncoderBytes, Int8Encoder};

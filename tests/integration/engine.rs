@@ -4,10 +4,12 @@
 //! one is tested elsewhere. What is tested is who gets which answer, and when.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Barrier, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use octet::architectures::{Activation, Encoder, EncoderSpec, EncoderWorkspace, Pooling, ProblemType, RaggedBatch};
+use octet::architectures::{
+    Activation, Encoder, EncoderSpec, EncoderTeam, EncoderWorkspace, Pooling, ProblemType, RaggedBatch,
+};
 use octet::config::BatchingSettings;
 use octet::engine::{Answer, Engine, EngineError, EngineOptions, Registry, RequestContext};
 use octet::pipelines::{
@@ -32,6 +34,14 @@ struct FakeEncoder {
     opened: Condvar,
     /// Batches that were begun, as lists of sequences.
     batches: Mutex<Vec<Vec<Vec<u32>>>>,
+    /// Members of teams that computed, each with the size of its team.
+    members: Mutex<Vec<(usize, usize)>>,
+}
+
+/// Members of a fake team wait for each other once.
+struct FakeTeam {
+    size: usize,
+    meeting: Barrier,
 }
 
 impl FakeEncoder {
@@ -50,7 +60,7 @@ impl FakeEncoder {
             layer_norm_eps: 1e-12,
         };
         let (open, batches) = (Mutex::new(open), Mutex::new(Vec::new()));
-        Arc::new(FakeEncoder { spec, open, opened: Condvar::new(), batches })
+        Arc::new(FakeEncoder { spec, open, opened: Condvar::new(), batches, members: Mutex::default() })
     }
 
     fn set_open(&self, open: bool) {
@@ -93,6 +103,27 @@ impl Encoder for FakeEncoder {
             let ids = &batch.ids[range.clone()];
             let sum = if ids == NOT_A_NUMBER { f32::NAN } else { ids.iter().sum::<u32>() as f32 };
             range.clone().for_each(|_| out.extend([sum, range.len() as f32]));
+        }
+    }
+
+    fn team(&self, members: usize) -> Option<EncoderTeam> {
+        Some(Box::new(FakeTeam { size: members, meeting: Barrier::new(members) }))
+    }
+
+    fn forward_together(
+        &self,
+        batch: &RaggedBatch,
+        team: &EncoderTeam,
+        member: usize,
+        workspace: &mut EncoderWorkspace,
+        out: &mut Vec<f32>,
+    ) {
+        let team: &FakeTeam = team.downcast_ref().unwrap();
+        self.members.lock().unwrap().push((member, team.size));
+        team.meeting.wait();
+        assert!(!batch.ids.contains(&POISON), "poison");
+        if member == 0 {
+            self.forward(batch, workspace, out);
         }
     }
 }
@@ -543,6 +574,45 @@ async fn idle_threads_share_one_request() {
     rig.encoder.set_open(true);
     assert_eq!(request.await.unwrap().unwrap().outputs, [32; 64]);
     assert_eq!(rig.encoder.batches().iter().map(Vec::len).collect::<Vec<_>>(), [32, 32]);
+}
+
+/// Until all threads of a new rig sleep, an invitation would find nobody; a few requests let them.
+async fn until_shared(rig: &Rig, length: usize) {
+    let begun = Instant::now();
+    while rig.encoder.members.lock().unwrap().is_empty() {
+        assert!(begun.elapsed() < PATIENCE, "no thread was ever invited");
+        assert_eq!(rig.run(vec![vec![1; length]]).await.unwrap().outputs, [length as u32]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn threads_that_sleep_help_with_a_sequence_alone_when_it_is_long_enough_for_them() {
+    let rig = Rig::new(RigOptions { threads: 4, ..RigOptions::default() });
+    until_shared(&rig, 24).await;
+    let seen = rig.encoder.members.lock().unwrap().clone();
+    let sizes: Vec<usize> = seen.iter().map(|(_, size)| *size).collect();
+    // 24 tokens are enough for three of the four threads.
+    assert!(sizes.iter().all(|size| (2..=3).contains(size)), "{seen:?}");
+    assert_eq!(seen.iter().filter(|(member, _)| *member == 0).count(), 1, "{seen:?}");
+    assert_eq!(seen.len(), sizes[0], "{seen:?}");
+
+    let before = rig.encoder.members.lock().unwrap().len();
+    rig.run(vec![vec![1; 15]]).await.unwrap();
+    rig.run(vec![vec![1; 24]; 2]).await.unwrap();
+    assert_eq!(rig.encoder.members.lock().unwrap().len(), before, "a short sequence or two of them were split");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_in_a_team_fails_its_request_and_no_other() {
+    let rig = Rig::new(RigOptions { threads: 2, ..RigOptions::default() });
+    until_shared(&rig, 16).await;
+    for _ in 0..10 {
+        let mut guilty = vec![1; 16];
+        guilty[3] = POISON;
+        let error = expect_error(rig.run(vec![guilty]).await);
+        assert!(matches!(error, EngineError::Backend { .. }), "{error:?}");
+        assert_eq!(rig.run(vec![vec![1; 16]]).await.unwrap().outputs, [16]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -89,6 +89,25 @@ fn shipped_models_stay_close_to_float_on_500_sentences() {
     assert!(found.flip_margins.iter().all(|m| *m < 0.1), "a decided class flipped: {:?}", found.flip_margins);
 }
 
+/// [`bits`] of one sequence that `members` threads compute together, twice with the same team.
+fn bits_of_team(encoder: &dyn Encoder, batch: &RaggedBatch, members: usize) -> Vec<u32> {
+    let team = encoder.team(members).expect("the int8 executor splits a sequence");
+    let mut hidden = [Vec::new(), Vec::new()];
+    for hidden in &mut hidden {
+        std::thread::scope(|scope| {
+            for member in 1..members {
+                let team = &team;
+                scope.spawn(move || {
+                    encoder.forward_together(batch, team, member, &mut encoder.workspace(), &mut Vec::new());
+                });
+            }
+            encoder.forward_together(batch, &team, 0, &mut encoder.workspace(), hidden);
+        });
+    }
+    assert_eq!(hidden[0], hidden[1]);
+    hidden[0].iter().map(|x| x.to_bits()).collect()
+}
+
 #[test]
 fn a_text_has_the_same_bits_alone_in_any_batch_in_any_order_and_on_every_isa() {
     let dir = ModelDir::open(Path::new(ENCODER)).unwrap();
@@ -105,6 +124,10 @@ fn a_text_has_the_same_bits_alone_in_any_batch_in_any_order_and_on_every_isa() {
         let together = bits(&encoder, &batch_of(&sequences));
         let alone: Vec<_> = sequences.iter().flat_map(|s| bits(&encoder, &batch_of([s]))).collect();
         assert!(together == alone, "{}: a text's bits depend on its batch mates", kernels.isa());
+        for members in [1, 2, 3] {
+            let by_teams: Vec<_> = sequences.iter().map(|s| bits_of_team(&encoder, &batch_of([s]), members)).collect();
+            assert!(together == by_teams, "{}: a text's bits depend on the threads", kernels.isa());
+        }
         let mut reversed = bits(&encoder, &batch_of(sequences.iter().rev()));
         reversed.reverse();
         assert!(together == reversed, "{}: a text's bits depend on the order", kernels.isa());

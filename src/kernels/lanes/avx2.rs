@@ -257,11 +257,6 @@ impl Lanes for Avx2Lanes {
     }
 
     #[inline(always)]
-    fn min_lane(self) -> f32 {
-        fold(self, |a, b| avx2!(_mm_min_ps(a, b)))
-    }
-
-    #[inline(always)]
     fn max_lane(self) -> f32 {
         fold(self, |a, b| avx2!(_mm_max_ps(a, b)))
     }
@@ -348,11 +343,6 @@ impl Ints for Avx2Ints {
     #[inline(always)]
     fn from_bits(self) -> Avx2Lanes {
         avx2!(Avx2Lanes(_mm256_castsi256_ps(self.0), _mm256_castsi256_ps(self.1)))
-    }
-
-    #[inline(always)]
-    fn sum(self) -> i32 {
-        fold_ints(avx2!(_mm256_add_epi32(self.0, self.1)), |a, b| avx2!(_mm_add_epi32(a, b)))
     }
 
     #[inline(always)]

@@ -212,11 +212,6 @@ impl Lanes for Avx512Lanes {
     }
 
     #[inline(always)]
-    fn min_lane(self) -> f32 {
-        fold(self.0, |a, b| avx512!(_mm_min_ps(a, b)))
-    }
-
-    #[inline(always)]
     fn max_lane(self) -> f32 {
         fold(self.0, |a, b| avx512!(_mm_max_ps(a, b)))
     }
@@ -291,11 +286,6 @@ impl Ints for Avx512Ints {
     #[inline(always)]
     fn from_bits(self) -> Avx512Lanes {
         Avx512Lanes(avx512!(_mm512_castsi512_ps(self.0)))
-    }
-
-    #[inline(always)]
-    fn sum(self) -> i32 {
-        avx512!(_mm512_reduce_add_epi32(self.0))
     }
 
     #[inline(always)]

@@ -103,8 +103,6 @@ pub(crate) trait Lanes: Copy {
 
     /// Sum of the lanes: lane `i` + lane `i + 8`, then + 4, + 2, + 1.
     fn sum(self) -> f32;
-    /// Smallest lane; lanes must not be NaN.
-    fn min_lane(self) -> f32;
     /// Largest lane; lanes must not be NaN.
     fn max_lane(self) -> f32;
 }
@@ -170,8 +168,6 @@ pub(crate) trait Ints: Copy {
         columns
     }
 
-    /// Sum of the lanes.
-    fn sum(self) -> i32;
     /// Largest lane.
     fn max_lane(self) -> i32;
     /// Largest lane, taken as u32.

@@ -153,11 +153,6 @@ impl Lanes for ScalarLanes {
     }
 
     #[inline(always)]
-    fn min_lane(self) -> f32 {
-        self.fold(|a, b| if a < b { a } else { b })
-    }
-
-    #[inline(always)]
     fn max_lane(self) -> f32 {
         self.fold(|a, b| if a > b { a } else { b })
     }
@@ -240,11 +235,6 @@ impl Ints for ScalarInts {
     #[inline(always)]
     fn from_bits(self) -> ScalarLanes {
         ScalarLanes(self.0.map(|x| f32::from_bits(x as u32)))
-    }
-
-    #[inline(always)]
-    fn sum(self) -> i32 {
-        self.0.into_iter().fold(0, i32::wrapping_add)
     }
 
     #[inline(always)]
