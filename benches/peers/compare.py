@@ -203,9 +203,10 @@ def rust_versions(root: Path) -> dict:
 
 
 def commit(root: Path) -> str:
-    """The commit of the source tree, with a + when files differ from it."""
-    git = lambda *arguments: subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True).stdout.strip()
-    return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "--", "src", "Cargo.lock") else "")
+    """The commit that last changed octet's source, with a + when files differ from it."""
+    sources = ("--", "src", "Cargo.toml", "Cargo.lock")
+    git = lambda *arguments: subprocess.run(["git", *arguments, *sources], cwd=root, capture_output=True, text=True).stdout.strip()
+    return git("log", "-1", "--format=%h", "--abbrev=12") + ("+" if git("status", "--porcelain") else "")
 
 
 def main() -> None:

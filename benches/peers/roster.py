@@ -51,13 +51,13 @@ CONTENDERS = (
     Entry("openvino-int8-bf16", "OpenVINO int8, rest bf16", True, "openvino-int8-bf16"),
     Entry("openvino-int8-throughput", "OpenVINO int8, throughput hint", True, "openvino-int8-throughput", cells=()),
     Entry("onnxruntime-int8", "ONNX Runtime int8", True, "onnxruntime-int8"),
+    Entry("ctranslate2-int8", "CTranslate2 int8", True, "ctranslate2-int8"),
     Entry("rten-int8", "rten int8", True, "rten"),
 )
 
 # In the first round only, and most not on the stream: slower than the contenders by a wide margin, or in f32.
 OTHERS = (
     Entry("onnxruntime-int8-fused", "ONNX Runtime int8, fused first", True, "onnxruntime-int8-fused", orders=()),
-    Entry("ctranslate2-int8", "CTranslate2 int8", True, "ctranslate2-int8", orders=("arrival",)),
     Entry("torch-int8", "PyTorch dynamic int8", True, "torch-int8", orders=()),
     Entry("openvino-bf16", "OpenVINO bf16", False, "openvino-bf16", orders=()),
     Entry("openvino-f32", "OpenVINO f32", False, "openvino-f32", orders=()),

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # octet against its peers on this machine, on the same token ids; see docs/benchmarks.md.
 #
-#   benches/peers/run.sh                 all parts: about an hour on 2 CPUs
-#   benches/peers/run.sh --quick         the grid and the stream, int8 only, briefly, and accuracy: about ten minutes
+#   benches/peers/run.sh                 all parts: about half an hour on 2 CPUs
+#   benches/peers/run.sh --quick         the grid and the stream, int8 only, briefly, and accuracy: about eight minutes
 #   benches/peers/run.sh --only avx2     one part: threads-2, threads-1, avx2, bert-base, accuracy
 #   benches/peers/run.sh --docs docs/benchmarks.md
 #
