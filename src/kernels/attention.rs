@@ -189,8 +189,8 @@ fn weight<V: Lanes>(t: V) -> V {
     let f = t.sub(n);
     let p = V::splat(9.666_37e-3 * C);
     let p = p.mul_add(f, V::splat(5.592_198e-2 * C));
-    let p = p.mul_add(f, V::splat(2.402_234_9e-1 * C));
-    let p = p.mul_add(f, V::splat(6.931_210_5e-1 * C));
+    let p = p.mul_add(f, V::splat(2.402_235e-1 * C));
+    let p = p.mul_add(f, V::splat(6.931_211e-1 * C));
     let p = p.mul_add(f, V::splat(C));
     p.mul_exp2(n)
 }
@@ -265,7 +265,7 @@ impl Attention<'_> {
                 }
             }
             for (g, to) in to.chunks_exact_mut(LANES).enumerate() {
-                store(largest[g].from_bits(), to);
+                store(largest[g].bits_to_floats(), to);
             }
         }
     }
@@ -331,8 +331,8 @@ impl Attention<'_> {
                     *block = unsafe { V::Ints::load(from.as_ptr().cast()) };
                 }
                 let columns = V::Ints::transpose(block);
-                for l in 0..LANES {
-                    store_ints(columns[l], &mut queries.as_mut_slice()[((pairs + l) * G + g) * LANES..]);
+                for (l, column) in columns.iter().enumerate() {
+                    store_ints(*column, &mut queries.as_mut_slice()[((pairs + l) * G + g) * LANES..]);
                 }
             }
         }
@@ -421,8 +421,8 @@ impl Attention<'_> {
                 let columns = V::transpose(block);
                 let column = shape.columns(0, head.index).start + channel;
                 let count = LANES.min(shape.head_dim - channel);
-                for l in 0..rows {
-                    let y = columns[l].mul(scale);
+                for (l, row) in columns.iter().enumerate().take(rows) {
+                    let y = row.mul(scale);
                     let to = &mut self.out[(first + g * LANES + l) * shape.hidden() + column..][..count];
                     if count == LANES {
                         store(y, to);

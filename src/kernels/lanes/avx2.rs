@@ -156,9 +156,9 @@ impl Lanes for Avx2Lanes {
 
     #[inline(always)]
     unsafe fn store_64_u8(lanes: [Self; 4], offset: i32, to: *mut u8) {
-        for i in 0..4 {
+        for (i, lanes) in lanes.iter().enumerate() {
             // SAFETY: the caller promises 64 writable bytes.
-            unsafe { lanes[i].store_u8(offset, to.add(i * LANES)) };
+            unsafe { lanes.store_u8(offset, to.add(i * LANES)) };
         }
     }
 
@@ -341,7 +341,7 @@ impl Ints for Avx2Ints {
     }
 
     #[inline(always)]
-    fn from_bits(self) -> Avx2Lanes {
+    fn bits_to_floats(self) -> Avx2Lanes {
         avx2!(Avx2Lanes(_mm256_castsi256_ps(self.0), _mm256_castsi256_ps(self.1)))
     }
 

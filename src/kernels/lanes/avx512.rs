@@ -284,7 +284,7 @@ impl Ints for Avx512Ints {
     }
 
     #[inline(always)]
-    fn from_bits(self) -> Avx512Lanes {
+    fn bits_to_floats(self) -> Avx512Lanes {
         Avx512Lanes(avx512!(_mm512_castsi512_ps(self.0)))
     }
 

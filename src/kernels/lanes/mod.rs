@@ -151,14 +151,14 @@ pub(crate) trait Ints: Copy {
     /// The lanes as f32, rounded to nearest, halves to even.
     fn to_floats(self) -> Self::Floats;
     /// The f32 with these bit patterns.
-    fn from_bits(self) -> Self::Floats;
+    fn bits_to_floats(self) -> Self::Floats;
 
     /// Lane `j` of row `i` goes to lane `i` of row `j`.
     #[inline(always)]
     fn transpose(rows: [Self; LANES]) -> [Self; LANES] {
-        let mut floats = [rows[0].from_bits(); LANES];
+        let mut floats = [rows[0].bits_to_floats(); LANES];
         for (float, row) in floats.iter_mut().zip(rows) {
-            *float = row.from_bits();
+            *float = row.bits_to_floats();
         }
         let floats = Self::Floats::transpose(floats);
         let mut columns = rows;

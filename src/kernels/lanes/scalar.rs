@@ -233,7 +233,7 @@ impl Ints for ScalarInts {
     }
 
     #[inline(always)]
-    fn from_bits(self) -> ScalarLanes {
+    fn bits_to_floats(self) -> ScalarLanes {
         ScalarLanes(self.0.map(|x| f32::from_bits(x as u32)))
     }
 
