@@ -1,5 +1,7 @@
 //! One sequence that idle compute threads help with.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use crate::architectures::{Encoder, EncoderTeam, RaggedBatch};
@@ -22,13 +24,26 @@ pub(super) struct Share {
     pub encoder: usize,
     /// One sequence.
     pub batch: RaggedBatch,
-    pub team: EncoderTeam,
+    pub team: Arc<EncoderTeam>,
 }
 
-impl Share {
-    /// None when the encoder cannot split a sequence.
-    pub(super) fn new(encoder: &dyn Encoder, index: usize, batch: &RaggedBatch, members: usize) -> Option<Arc<Share>> {
-        let team = encoder.team(members)?;
+/// The teams a thread has led, by encoder and size: their memory is used again.
+#[derive(Default)]
+pub(super) struct Teams(HashMap<(usize, usize), Arc<EncoderTeam>>);
+
+impl Teams {
+    /// A team of `members` for the sequence of `batch`; none when the encoder cannot split one.
+    pub(super) fn share(
+        &mut self,
+        encoder: &dyn Encoder,
+        index: usize,
+        batch: &RaggedBatch,
+        members: usize,
+    ) -> Option<Arc<Share>> {
+        let team = match self.0.entry((index, members)) {
+            Entry::Occupied(team) => team.get().clone(),
+            Entry::Vacant(place) => place.insert(Arc::new(encoder.team(members)?)).clone(),
+        };
         Some(Arc::new(Share { encoder: index, batch: batch.clone(), team }))
     }
 }

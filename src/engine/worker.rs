@@ -12,7 +12,7 @@ use crate::telemetry::Metrics;
 
 use super::job::Portion;
 use super::queue::{Batch, Queue, Work};
-use super::share::{Invitation, Share, most_members};
+use super::share::{Invitation, Share, Teams, most_members};
 use super::{EngineError, Registry};
 
 /// What every compute thread needs.
@@ -27,6 +27,7 @@ pub(super) struct Worker {
 struct Memory {
     /// One per encoder of the registry, made when it is first needed.
     workspaces: Vec<Option<EncoderWorkspace>>,
+    teams: Teams,
     batch: RaggedBatch,
     hidden: Vec<f32>,
 }
@@ -34,7 +35,7 @@ struct Memory {
 impl Memory {
     fn new(encoders: usize) -> Self {
         let workspaces = (0..encoders).map(|_| None).collect();
-        Memory { workspaces, batch: RaggedBatch::new(), hidden: Vec::new() }
+        Memory { workspaces, teams: Teams::default(), batch: RaggedBatch::new(), hidden: Vec::new() }
     }
 }
 
@@ -116,14 +117,14 @@ impl Worker {
     }
 
     fn rows(&self, index: usize, portions: &[Portion], memory: &mut Memory) -> Vec<Row> {
-        let Memory { workspaces, batch, hidden } = memory;
+        let Memory { workspaces, teams, batch, hidden } = memory;
         let encoder = &self.registry.encoders()[index].encoder;
         let workspace = workspaces[index].get_or_insert_with(|| encoder.workspace());
         batch.clear();
         for sequence in portions.iter().flat_map(|p| p.sequences()) {
             batch.push(&sequence.ids, &sequence.type_ids);
         }
-        let share = |members| Share::new(encoder.as_ref(), index, batch, members);
+        let share = |members| teams.share(encoder.as_ref(), index, batch, members);
         match self.queue.invite(most_members(batch), share) {
             Some(share) => encoder.forward_together(batch, &share.team, 0, workspace, hidden),
             None => encoder.forward(batch, workspace, hidden),
