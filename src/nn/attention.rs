@@ -4,6 +4,7 @@ use candle_core::{D, Result, Tensor};
 
 use crate::architectures::{EncoderSpec, LayerNames};
 
+use super::int8_op::Int8Attention;
 use super::{Linear, Parameters};
 
 /// `softmax(Q K^T / sqrt(head_dim)) V` per head, then the output projection.
@@ -40,12 +41,18 @@ impl SelfAttention {
         [&self.query, &self.key, &self.value, &self.output].into_iter().any(Linear::is_int8)
     }
 
-    /// `[tokens, hidden]` → `[tokens, hidden]`; every token sees every token.
+    /// `[tokens, hidden]` → `[tokens, hidden]`; every token sees every token. When queries, keys and values come from
+    /// int8 products, attention runs on the same kernels, as in the int8 executor.
     ///
     /// # Errors
     /// When the width differs.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (tokens, width) = x.dims2()?;
+        if let (Some(kernels), Some(_), Some(_)) = (self.query.kernels(), self.key.kernels(), self.value.kernels()) {
+            let parts = [self.query.forward(x)?, self.key.forward(x)?, self.value.forward(x)?];
+            let attention = Int8Attention { kernels, num_heads: self.num_heads };
+            return self.output.forward(&Tensor::cat(&parts, 1)?.contiguous()?.apply_op1(attention)?);
+        }
         let head_dim = width / self.num_heads;
         // [tokens, hidden] → [heads, tokens, head_dim]
         let heads = |y: Tensor| y.reshape((tokens, self.num_heads, head_dim))?.transpose(0, 1)?.contiguous();

@@ -5,9 +5,11 @@ use candle_core::{Result, Tensor};
 use crate::architectures::{Activation, Encoder, EncoderNames, EncoderSpec, EncoderWorkspace, LayerNames, RaggedBatch};
 
 use crate::checkpoint::{CheckpointError, Weights};
+use crate::kernels::Activation::{Gelu, GeluTanh};
 
 use super::attention::SelfAttention;
 use super::embedding::Embeddings;
+use super::int8_op::Int8Activation;
 use super::norm::LayerNorm;
 use super::{Linear, Parameters, Precision, Stored};
 
@@ -109,10 +111,14 @@ impl Layer {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let x = self.attention_norm.forward(&(self.attention.forward(x)? + x)?)?;
         let inner = self.ffn_up.forward(&x)?;
-        let inner = match self.activation {
-            Activation::Gelu => inner.gelu_erf()?,
-            Activation::GeluTanh => inner.gelu()?,
-            Activation::Relu => inner.relu()?,
+        let inner = match (self.ffn_up.kernels(), self.activation) {
+            (Some(kernels), Activation::Gelu) => inner.apply_op1(Int8Activation { kernels, activation: Gelu })?,
+            (Some(kernels), Activation::GeluTanh) => {
+                inner.apply_op1(Int8Activation { kernels, activation: GeluTanh })?
+            }
+            (None, Activation::Gelu) => inner.gelu_erf()?,
+            (None, Activation::GeluTanh) => inner.gelu()?,
+            (_, Activation::Relu) => inner.relu()?,
         };
         self.output_norm.forward(&(self.ffn_down.forward(&inner)? + x)?)
     }

@@ -56,6 +56,14 @@ impl Linear {
         matches!(self, Linear::Int8(_))
     }
 
+    /// The kernels that the product runs on, when it runs in int8.
+    pub fn kernels(&self) -> Option<Kernels> {
+        match self {
+            Linear::Float { .. } => None,
+            Linear::Int8(linear) => Some(linear.kernels()),
+        }
+    }
+
     /// `[rows, inputs]` → `[rows, outputs]`.
     ///
     /// # Errors

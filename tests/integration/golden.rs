@@ -28,11 +28,11 @@ const INT8_COSINE: f32 = 0.99;
 /// Largest difference between a logit in int8 and in f32; logits are between -4 and 4.
 const INT8_LOGITS: f32 = 0.25;
 
-/// Largest difference between int8 layers in `nn` and the int8 executor. Both run the same integer products of the
-/// linear layers; attention and GELU are f32 in one and shorter in the other, which moves values by about 1e-4, some
-/// of them across a rounding boundary: that is one step of 1/255 of a row's range, about 0.02, times a weight of about
-/// 0.3, in a few places (measured: 0.092, cosine 0.9995, on models whose few channels let each step weigh much).
-const INT8_STEP: f32 = 0.15;
+/// Largest difference between int8 layers in `nn` and the int8 executor. Both run the same kernels; the norms and sums
+/// between them differ in the last bits, which is all that is seen here. On another CPU, where candle sums in another
+/// order, a value may fall on the other side of a rounding boundary: that is one step of 1/255 of a row's range, about
+/// 0.02, times a weight of about 0.3, in a few places.
+const INT8_STEP: f32 = 0.05;
 
 const ENCODERS: [&str; 10] = [
     "bert",
@@ -318,7 +318,7 @@ fn int8_layers_of_nn_agree_with_the_int8_executor() {
         println!(
             "{name}: int8 layers in nn differ from the int8 executor by at most {difference:.1e}, cosine {cosine:.6}"
         );
-        assert!(difference < INT8_STEP && cosine > 0.999, "{name}: {difference}, {cosine}");
+        assert!(difference < INT8_STEP && cosine > 0.9999, "{name}: {difference}, {cosine}");
     }
 }
 
