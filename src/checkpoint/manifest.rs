@@ -1,6 +1,7 @@
 //! `quant.json`: where a quantized folder came from and how good it is. It holds no time stamps of its own, so that
 //! the same source and recipe give the same bytes.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,8 @@ use super::file::{read_in, write_atomic};
 pub const MANIFEST_FILE: &str = "quant.json";
 /// Version of the layout that this code reads and writes.
 pub const MANIFEST_VERSION: u32 = 1;
+/// The score from which a label is given when no threshold was fitted for it.
+pub const DEFAULT_THRESHOLD: f32 = 0.5;
 const MAX_BYTES: u64 = 16 << 20;
 
 /// Content of `quant.json`.
@@ -37,6 +40,10 @@ pub struct QuantManifest {
     /// The logits are divided by it before softmax (Guo et al. 2017); above 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub temperature: Option<f32>,
+    /// For a classifier with several labels per text: the score, 0..=1 at this temperature, from which each label is
+    /// given. Empty when none were fitted; a label that is not named has [`DEFAULT_THRESHOLD`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub thresholds: BTreeMap<String, f32>,
 }
 
 /// How weights and activations are quantized, in words that `octet inspect` prints.
@@ -140,13 +147,15 @@ impl QuantManifest {
             });
         }
         let manifest: QuantManifest = serde_json::from_slice(&content).map_err(invalid)?;
+        let refuse = |key: String, found: f32, allowed: &str| {
+            let (found, allowed) = (found.to_string(), allowed.to_string());
+            Err(CheckpointError::Value { path: path.clone(), key, found, allowed })
+        };
         if let Some(found) = manifest.temperature.filter(|t| !(t.is_finite() && *t > 0.0)) {
-            return Err(CheckpointError::Value {
-                path,
-                key: "temperature".into(),
-                found: found.to_string(),
-                allowed: "a number above 0".into(),
-            });
+            return refuse("temperature".into(), found, "a number above 0");
+        }
+        if let Some((label, found)) = manifest.thresholds.iter().find(|(_, t)| !(0.0..=1.0).contains(*t)) {
+            return refuse(format!("thresholds.{label}"), *found, "a number from 0 to 1");
         }
         Ok(Some(manifest))
     }

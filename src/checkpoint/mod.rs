@@ -23,7 +23,8 @@ mod write;
 
 pub use error::CheckpointError;
 pub use manifest::{
-    LayerError, MANIFEST_FILE, MANIFEST_VERSION, QuantManifest, Recipe, Score, Source, update_manifest,
+    DEFAULT_THRESHOLD, LayerError, MANIFEST_FILE, MANIFEST_VERSION, QuantManifest, Recipe, Score, Source,
+    update_manifest,
 };
 pub use model_config::{HeadConfig, ModelConfig, OctetConfig, Pooling, ProblemType};
 pub use model_dir::ModelDir;

@@ -1,5 +1,6 @@
 //! Sequence classification: one label, several labels, or a number per text.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::architectures::ProblemType;
@@ -32,7 +33,7 @@ pub enum OutputActivation {
 pub struct ClassifyOptions {
     /// How many of the best labels to return; all when absent. At least 1.
     pub top_k: Option<usize>,
-    /// Labels below this score are left out, 0..1; mostly for multi-label models.
+    /// Labels below this score are left out, 0..1; the model's own thresholds count when absent.
     pub threshold: Option<f32>,
     /// Overrides what the model's problem type implies.
     pub activation: Option<OutputActivation>,
@@ -87,6 +88,8 @@ pub struct Classifier {
     pub problem_type: ProblemType,
     /// Logits are divided by it before the activation; 1 when not calibrated.
     pub temperature: f32,
+    /// Of a multi-label model: the score from which each label is given, by output index; empty when none were fitted.
+    pub thresholds: Vec<f32>,
     /// Longest input in tokens, special tokens included.
     pub max_tokens: usize,
 }
@@ -173,11 +176,10 @@ impl Classifier {
         }
     }
 
-    /// Logits, `[classes]` → labels with scores, best first; equal scores keep the order of the classes.
-    fn scores(&self, logits: &[f32], options: &ClassifyOptions) -> Vec<LabelScore> {
-        let activation = options.activation.unwrap_or_else(|| self.default_activation());
+    /// Logits, `[classes]` → values by class: divided by the temperature and put through the activation.
+    pub fn activate(&self, logits: &[f32], activation: OutputActivation) -> Vec<f32> {
         let scaled = logits.iter().map(|x| x / self.temperature);
-        let values: Vec<f32> = match activation {
+        match activation {
             OutputActivation::None => logits.to_vec(),
             OutputActivation::Sigmoid => scaled.map(|x| 1.0 / (1.0 + (-x).exp())).collect(),
             OutputActivation::Softmax => {
@@ -187,16 +189,32 @@ impl Classifier {
                 let sum: f32 = exp.iter().sum();
                 exp.into_iter().map(|x| x / sum).collect()
             }
-        };
-        let mut scores: Vec<LabelScore> =
-            self.labels.iter().cloned().zip(values).map(|(label, score)| LabelScore { label, score }).collect();
-        scores.sort_by(|a, b| b.score.total_cmp(&a.score));
-        scores.truncate(options.top_k.unwrap_or(usize::MAX));
-        if let Some(threshold) = options.threshold {
-            let kept = scores.iter().take_while(|s| s.score >= threshold).count();
-            scores.truncate(kept.max(1));
         }
-        scores
+    }
+
+    /// The fitted thresholds by label; empty when there are none.
+    pub fn thresholds_by_label(&self) -> BTreeMap<String, f32> {
+        self.labels.iter().cloned().zip(self.thresholds.iter().copied()).collect()
+    }
+
+    /// The score from which class `class` is given: what the request says, or what was fitted for the model.
+    fn threshold(&self, class: usize, activation: OutputActivation, options: &ClassifyOptions) -> Option<f32> {
+        let fitted = self.problem_type == ProblemType::MultiLabel && activation == OutputActivation::Sigmoid;
+        options.threshold.or_else(|| self.thresholds.get(class).copied().filter(|_| fitted))
+    }
+
+    /// Logits, `[classes]` → labels with scores, best first; equal scores keep the order of the classes.
+    fn scores(&self, logits: &[f32], options: &ClassifyOptions) -> Vec<LabelScore> {
+        let activation = options.activation.unwrap_or_else(|| self.default_activation());
+        let mut scores: Vec<(usize, f32)> = self.activate(logits, activation).into_iter().enumerate().collect();
+        scores.sort_by(|a, b| b.1.total_cmp(&a.1));
+        let best = scores[..1].to_vec();
+        scores.retain(|(class, score)| self.threshold(*class, activation, options).is_none_or(|t| *score >= t));
+        if scores.is_empty() {
+            scores = best;
+        }
+        scores.truncate(options.top_k.unwrap_or(usize::MAX));
+        scores.into_iter().map(|(class, score)| LabelScore { label: self.labels[class].clone(), score }).collect()
     }
 }
 
@@ -208,5 +226,37 @@ fn check_options(options: &ClassifyOptions) -> Result<(), PipelineError> {
     match options.threshold {
         Some(t) if !(0.0..=1.0).contains(&t) => invalid("threshold", format!("found {t}, must be between 0 and 1")),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::kernels::Kernels;
+    use crate::pipelines::{Loader, Precision};
+
+    /// The small multi-label model with these thresholds, and what it makes of logits for the scores 0.9, 0.6 and 0.2.
+    fn given(thresholds: &[f32], options: &ClassifyOptions) -> Vec<f32> {
+        let path = Path::new("tests/goldens/distilbert-multilabel");
+        let model = Loader::new(Kernels::detect(), Precision::Int8).load("golden", path).unwrap();
+        let mut classifier = Arc::into_inner(model.classifier.unwrap()).unwrap();
+        classifier.thresholds = thresholds.to_vec();
+        let mut logits: Vec<f32> = [0.9f32, 0.6, 0.2].map(|p| (p / (1.0 - p)).ln()).to_vec();
+        logits.resize(classifier.labels.len(), -20.0);
+        classifier.scores(&logits, options).iter().map(|s| (100.0 * s.score).round() / 100.0).collect()
+    }
+
+    #[test]
+    fn labels_are_given_from_their_thresholds_unless_the_request_has_its_own() {
+        let options = |threshold| ClassifyOptions { threshold, top_k: Some(3), ..ClassifyOptions::default() };
+        let mut fitted = vec![0.95, 0.5, 0.1];
+        fitted.resize(4, 0.5);
+        assert_eq!(given(&[], &options(None)), [0.9, 0.6, 0.2]);
+        assert_eq!(given(&fitted, &options(None)), [0.6, 0.2], "a label below its own threshold is left out");
+        assert_eq!(given(&fitted, &options(Some(0.5))), [0.9, 0.6], "the request's threshold counts alone");
+        assert_eq!(given(&fitted, &options(Some(0.0))), [0.9, 0.6, 0.2]);
+        assert_eq!(given(&[1.0; 4], &options(None)), [0.9], "the best one stays");
     }
 }

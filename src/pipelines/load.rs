@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::architectures::{self, Architecture, ArchitectureError, Encoder, EncoderSpec, HeadSpec, Pooling};
-use crate::checkpoint::{CheckpointError, ModelDir, Weights};
+use crate::checkpoint::{CheckpointError, DEFAULT_THRESHOLD, MANIFEST_FILE, ModelDir, Weights};
 use crate::kernels::Kernels;
 use crate::nn::CandleEncoder;
 use crate::runtime::Int8Encoder;
@@ -118,7 +118,7 @@ impl Loader {
             }
         };
         let head = architecture.head.as_ref().map(|spec| Ok::<_, LoadError>((spec, head(spec, &mut weights)?)));
-        let mut model = assemble(id, &dir, &architecture, loaded, head.transpose()?);
+        let mut model = assemble(id, &dir, &architecture, loaded, head.transpose()?)?;
         model.info.load_seconds = started.elapsed().as_secs_f64();
         Ok(model)
     }
@@ -208,7 +208,7 @@ fn assemble(
     architecture: &Architecture,
     loaded: Loaded,
     head: Option<(&HeadSpec, Head)>,
-) -> Model {
+) -> Result<Model, CheckpointError> {
     let Loaded { encoder, tokenizer, mut sizes } = loaded;
     let pooling = dir.encoder().pooling();
     let positions = architecture.spec.max_tokens();
@@ -229,6 +229,7 @@ fn assemble(
                 labels: spec.labels.clone(),
                 problem_type: spec.problem_type,
                 temperature: manifest.and_then(|m| m.temperature).unwrap_or(1.0),
+                thresholds: thresholds(dir, &spec.labels)?,
                 max_tokens,
             }));
         }
@@ -270,7 +271,21 @@ fn assemble(
         load_seconds: 0.0,
         scores: manifest.map(|m| m.scores.iter().map(score).collect()).unwrap_or_default(),
     };
-    Model { info, tokenizer, classifier, embedder, summarizer }
+    Ok(Model { info, tokenizer, classifier, embedder, summarizer })
+}
+
+/// The stored threshold of each label; none when none were stored.
+fn thresholds(dir: &ModelDir, labels: &[String]) -> Result<Vec<f32>, CheckpointError> {
+    let Some(stored) = dir.manifest().map(|m| &m.thresholds).filter(|t| !t.is_empty()) else { return Ok(Vec::new()) };
+    if let Some(unknown) = stored.keys().find(|label| !labels.contains(label)) {
+        return Err(CheckpointError::Value {
+            path: dir.path().join(MANIFEST_FILE),
+            key: "thresholds".into(),
+            found: unknown.clone(),
+            allowed: format!("labels of the model: {}", labels.join(", ")),
+        });
+    }
+    Ok(labels.iter().map(|label| stored.get(label).copied().unwrap_or(DEFAULT_THRESHOLD)).collect())
 }
 
 fn score(stored: &crate::checkpoint::Score) -> Score {
@@ -285,6 +300,7 @@ fn score(stored: &crate::checkpoint::Score) -> Score {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::update_manifest;
     use std::path::PathBuf;
 
     /// A copy of the smallest golden model, in `root`.
@@ -350,6 +366,22 @@ mod tests {
         // A control character, which the normalizer drops.
         let found = crate::pipelines::Pipeline::run(&*embedder, vec!["\u{1}".into()], &Default::default(), 64);
         assert_eq!(found.err(), Some(crate::pipelines::PipelineError::Empty { index: 0 }));
+    }
+
+    #[test]
+    fn stored_thresholds_are_those_of_the_labels() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path();
+        for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+            std::fs::copy(Path::new("tests/goldens/distilbert-multilabel").join(file), path.join(file)).unwrap();
+        }
+        let with = |label: &str| {
+            update_manifest(path, |m| m.thresholds = [(label.to_string(), 0.25)].into()).unwrap();
+            loader().load("model", path).map(|model| model.classifier.unwrap().thresholds.clone())
+        };
+        assert_eq!(with("insult").unwrap(), [0.5, 0.25, 0.5, 0.5]);
+        let message = with("boring").unwrap_err().to_string();
+        assert!(message.contains("boring") && message.contains("toxic, insult"), "{message}");
     }
 
     #[test]

@@ -281,6 +281,7 @@ fn classifier_of(id: &str, model: &SequenceModel, problem_type: ProblemType) -> 
         labels: labels.clone(),
         problem_type,
         temperature: 1.0,
+        thresholds: Vec::new(),
         max_tokens: 512,
     };
     let info = ModelInfo {

@@ -117,6 +117,7 @@ pub fn models() -> (Vec<Arc<Model>>, Arc<Gate>) {
         labels: labels.clone(),
         problem_type: ProblemType::SingleLabel,
         temperature: 1.0,
+        thresholds: Vec::new(),
         max_tokens: MAX_TOKENS,
     };
     let pooled = SequenceModel { encoder, head: Arc::new(Head { pooling: Pooling::Mean, layers: Vec::new() }) };

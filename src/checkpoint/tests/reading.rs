@@ -508,5 +508,7 @@ fn manifests_of_other_versions_and_with_bad_values_are_refused() {
     assert!(with("f32_bytes", json!(7)).is_ok());
     assert_says("version", with("format_version", json!(2)), &["quant.json", "format_version 2", "supported: 1"]);
     assert_says("temperature", with("temperature", json!(0.0)), &["\"temperature\" is 0", "above 0"]);
+    assert!(with("thresholds", json!({"a": 0.0, "b": 1.0})).is_ok());
+    assert_says("threshold", with("thresholds", json!({"a": 1.5})), &["\"thresholds.a\" is 1.5", "from 0 to 1"]);
     assert_says("unknown", with("secret", json!(1)), &["unknown field `secret`"]);
 }

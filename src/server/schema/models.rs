@@ -1,5 +1,7 @@
 //! `GET /v1/models`, `GET /v1/models/{id}`, `GET /info`.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -47,6 +49,13 @@ pub(in crate::server) struct ModelItem {
     pub max_tokens: usize,
     /// Class names; empty when it does not classify.
     pub labels: Vec<String>,
+    /// Logits are divided by it before they become probabilities; absent when it does not classify.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f32>,
+    /// The score from which each label is given, by label; absent when none were fitted. Requests may bring their own
+    /// `threshold`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub thresholds: BTreeMap<String, f32>,
     /// Scores measured by `octet eval`.
     pub eval: Vec<EvalScore>,
     /// The same weights, the same version.
@@ -92,6 +101,8 @@ impl ModelItem {
             size_bytes: info.sizes.iter().map(|part| part.bytes).sum(),
             max_tokens: info.max_tokens,
             labels: info.labels.clone(),
+            temperature: model.classifier.as_ref().map(|c| c.temperature),
+            thresholds: model.classifier.as_ref().map(|c| c.thresholds_by_label()).unwrap_or_default(),
             eval: info.scores.iter().map(Into::into).collect(),
             version: info.version.clone(),
         }
