@@ -6,8 +6,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::CheckpointError;
 use super::file::{read_in, write_atomic};
+use super::{CheckpointError, Reference};
 
 /// Name of the file in a model folder.
 pub const MANIFEST_FILE: &str = "quant.json";
@@ -44,6 +44,9 @@ pub struct QuantManifest {
     /// given. Empty when none were fitted; a label that is not named has [`DEFAULT_THRESHOLD`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub thresholds: BTreeMap<String, f32>,
+    /// Inputs and answers on a data set, which live traffic is compared with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<Reference>,
 }
 
 /// How weights and activations are quantized, in words that `octet inspect` prints.
@@ -156,6 +159,9 @@ impl QuantManifest {
         }
         if let Some((label, found)) = manifest.thresholds.iter().find(|(_, t)| !(0.0..=1.0).contains(*t)) {
             return refuse(format!("thresholds.{label}"), *found, "a number from 0 to 1");
+        }
+        if let Some(problem) = manifest.reference.as_ref().and_then(Reference::problem) {
+            return Err(CheckpointError::invalid(&path, format!("\"reference\": {problem}")));
         }
         Ok(Some(manifest))
     }

@@ -17,6 +17,7 @@ mod manifest;
 mod model_config;
 mod model_dir;
 mod quantization_config;
+mod reference;
 mod sentence_transformer;
 mod weights;
 mod write;
@@ -29,6 +30,7 @@ pub use manifest::{
 pub use model_config::{HeadConfig, ModelConfig, OctetConfig, Pooling, ProblemType};
 pub use model_dir::ModelDir;
 pub use quantization_config::QuantizationConfig;
+pub use reference::{Histogram, Reference};
 pub use sentence_transformer::SentenceTransformerConfig;
 pub use weights::{Tensor, TensorEntry, Weights};
 pub use write::{Existing, ModelFiles, write_model};

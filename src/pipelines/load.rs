@@ -40,6 +40,9 @@ pub enum LoadError {
     /// Its tokenizer makes a type id that the encoder has no row for.
     #[error("{path}: the tokenizer's largest type id is {largest}, \"type_vocab_size\" is {rows}; they must fit together", path = path.display())]
     TypeId { path: std::path::PathBuf, largest: u32, rows: usize },
+    /// What it is compared with while it serves was measured on a model with other classes.
+    #[error("{path}: \"reference\" in quant.json counts {found} classes, the model has {expected}; measure it again with octet eval --write", path = path.display())]
+    Reference { path: std::path::PathBuf, found: usize, expected: usize },
 }
 
 /// Loads models, and gives those with the same encoder one encoder in memory.
@@ -119,6 +122,11 @@ impl Loader {
         };
         let head = architecture.head.as_ref().map(|spec| Ok::<_, LoadError>((spec, head(spec, &mut weights)?)));
         let mut model = assemble(id, &dir, &architecture, loaded, head.transpose()?)?;
+        let (counted, expected) =
+            (model.info.reference.as_ref().and_then(|r| r.labels.as_ref()), model.info.labels.len());
+        if let Some(found) = counted.map(Vec::len).filter(|found| *found != expected) {
+            return Err(LoadError::Reference { path: path.to_path_buf(), found, expected });
+        }
         model.info.load_seconds = started.elapsed().as_secs_f64();
         Ok(model)
     }
@@ -270,6 +278,7 @@ fn assemble(
         compression_ratio: f32_bytes.map_or(1.0, |bytes| bytes as f64 / file_bytes as f64),
         load_seconds: 0.0,
         scores: manifest.map(|m| m.scores.iter().map(score).collect()).unwrap_or_default(),
+        reference: manifest.and_then(|m| m.reference.clone()),
     };
     Ok(Model { info, tokenizer, classifier, embedder, summarizer })
 }

@@ -26,6 +26,8 @@ pub use summarization::{
     SummaryOptions, SummarySentence,
 };
 
+pub use crate::checkpoint::{Histogram, Reference};
+
 use crate::architectures::RaggedBatch;
 use crate::text::{Encoding, Tokenizer};
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::architectures::{Encoder, EncoderWorkspace, RaggedBatch};
+use crate::checkpoint::Reference;
 use crate::text::Tokenizer;
 
 use super::head::Head;
@@ -79,6 +80,8 @@ pub struct ModelInfo {
     pub load_seconds: f64,
     /// Scores stored with the model by `octet eval`.
     pub scores: Vec<Score>,
+    /// What it read and answered on the data set it was measured on; live traffic is compared with it.
+    pub reference: Option<Reference>,
 }
 
 /// Bytes of one part of a model in one dtype.

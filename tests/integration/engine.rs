@@ -297,6 +297,7 @@ fn classifier_of(id: &str, model: &SequenceModel, problem_type: ProblemType) -> 
         compression_ratio: 4.0,
         load_seconds: 0.5,
         scores: Vec::new(),
+        reference: None,
     };
     let classifier = Some(Arc::new(pipeline));
     Arc::new(Model { info, tokenizer, classifier, embedder: None, summarizer: None })

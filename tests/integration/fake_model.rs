@@ -156,6 +156,7 @@ fn info(id: &str, labels: Vec<String>) -> ModelInfo {
         compression_ratio: 4.0,
         load_seconds: 0.0,
         scores: Vec::new(),
+        reference: None,
     }
 }
 

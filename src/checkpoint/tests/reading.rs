@@ -510,5 +510,7 @@ fn manifests_of_other_versions_and_with_bad_values_are_refused() {
     assert_says("temperature", with("temperature", json!(0.0)), &["\"temperature\" is 0", "above 0"]);
     assert!(with("thresholds", json!({"a": 0.0, "b": 1.0})).is_ok());
     assert_says("threshold", with("thresholds", json!({"a": 1.5})), &["\"thresholds.a\" is 1.5", "from 0 to 1"]);
+    let reference = json!({"dataset": "dev", "tokens": {"edges": [8.0, 4.0], "counts": [1, 2, 3]}});
+    assert_says("reference", with("reference", reference), &["reference", "tokens has edges that do not rise"]);
     assert_says("unknown", with("secret", json!(1)), &["unknown field `secret`"]);
 }
