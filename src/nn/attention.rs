@@ -1,5 +1,7 @@
 //! Multi-head self-attention (Vaswani et al. 2017, section 3.2) over one sequence.
 
+use std::ops::Range;
+
 use candle_core::{D, Result, Tensor};
 
 use crate::architectures::{EncoderSpec, LayerNames};
@@ -41,27 +43,54 @@ impl SelfAttention {
         [&self.query, &self.key, &self.value, &self.output].into_iter().any(Linear::is_int8)
     }
 
-    /// `[tokens, hidden]` → `[tokens, hidden]`; every token sees every token. When queries, keys and values come from
-    /// int8 products, attention runs on the same kernels, as in the int8 executor.
+    /// Puts another matrix in the place of queries, keys, values or the output projection, counted in this order.
+    ///
+    /// # Panics
+    /// When `index` is above 3.
+    pub fn replace(&mut self, index: usize, linear: Linear) {
+        *[&mut self.query, &mut self.key, &mut self.value, &mut self.output][index] = linear;
+    }
+
+    /// What the output projection gets, `[tokens, hidden]` → `[tokens, hidden]`; every token sees every token of its
+    /// sequence, `sequences` being the rows of each. When queries, keys and values come from int8 products, attention
+    /// runs on the same kernels, as in the int8 executor.
     ///
     /// # Errors
     /// When the width differs.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (tokens, width) = x.dims2()?;
+    pub fn context(&self, x: &Tensor, sequences: &[Range<usize>]) -> Result<Tensor> {
+        let parts = [self.query.forward(x)?, self.key.forward(x)?, self.value.forward(x)?];
+        let contexts = sequences.iter().map(|rows| {
+            let own = |y: &Tensor| y.narrow(0, rows.start, rows.len());
+            self.attend([own(&parts[0])?, own(&parts[1])?, own(&parts[2])?])
+        });
+        match contexts.collect::<Result<Vec<_>>>()? {
+            mut one if one.len() == 1 => Ok(one.remove(0)),
+            several => Tensor::cat(&several, 0),
+        }
+    }
+
+    /// Queries, keys and values of one sequence, `[tokens, hidden]` each → its context.
+    fn attend(&self, parts: [Tensor; 3]) -> Result<Tensor> {
+        let (tokens, width) = parts[0].dims2()?;
         if let (Some(kernels), Some(_), Some(_)) = (self.query.kernels(), self.key.kernels(), self.value.kernels()) {
-            let parts = [self.query.forward(x)?, self.key.forward(x)?, self.value.forward(x)?];
             let attention = Int8Attention { kernels, num_heads: self.num_heads };
-            return self.output.forward(&Tensor::cat(&parts, 1)?.contiguous()?.apply_op1(attention)?);
+            return Tensor::cat(&parts, 1)?.contiguous()?.apply_op1(attention);
         }
         let head_dim = width / self.num_heads;
         // [tokens, hidden] → [heads, tokens, head_dim]
         let heads = |y: Tensor| y.reshape((tokens, self.num_heads, head_dim))?.transpose(0, 1)?.contiguous();
-        let query = (heads(self.query.forward(x)?)? * (head_dim as f64).powf(-0.5))?;
-        let key = heads(self.key.forward(x)?)?;
-        let value = heads(self.value.forward(x)?)?;
+        let [query, key, value] = parts;
+        let query = (heads(query)? * (head_dim as f64).powf(-0.5))?;
         // The fused softmax_last_dim has no gradient.
-        let weights = candle_nn::ops::softmax(&query.matmul(&key.t()?)?, D::Minus1)?;
-        let mixed = weights.matmul(&value)?.transpose(0, 1)?.reshape((tokens, width))?;
-        self.output.forward(&mixed)
+        let weights = candle_nn::ops::softmax(&query.matmul(&heads(key)?.t()?)?, D::Minus1)?;
+        weights.matmul(&heads(value)?)?.transpose(0, 1)?.reshape((tokens, width))
+    }
+
+    /// The output projection of the context, `[tokens, hidden]` → `[tokens, hidden]`.
+    ///
+    /// # Errors
+    /// When the width differs.
+    pub fn project(&self, context: &Tensor) -> Result<Tensor> {
+        self.output.forward(context)
     }
 }

@@ -42,6 +42,15 @@ impl Embeddings {
         Ok(Embeddings { word, position, token_type, norm, position_offset: spec.position_offset })
     }
 
+    /// Puts another table in the place of the words, the positions or the segments, counted in this order.
+    ///
+    /// # Panics
+    /// When there is no such table.
+    pub fn replace(&mut self, index: usize, table: Tensor) {
+        let tables = [Some(&mut self.word), Some(&mut self.position), self.token_type.as_mut()];
+        *tables.into_iter().flatten().nth(index).expect("the encoder has this table") = table;
+    }
+
     /// Ids and segments of one sequence, `[tokens]` each → `[tokens, hidden]`.
     ///
     /// # Errors

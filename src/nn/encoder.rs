@@ -1,5 +1,7 @@
 //! The encoder of any family, from its spec.
 
+use std::ops::Range;
+
 use candle_core::{Result, Tensor};
 
 use crate::architectures::{Activation, Encoder, EncoderNames, EncoderSpec, EncoderWorkspace, LayerNames, RaggedBatch};
@@ -67,13 +69,106 @@ impl CandleEncoder {
     /// When an id or a segment is outside its table, or the sequence is empty or longer than
     /// [`EncoderSpec::max_tokens`].
     pub fn hidden_states(&self, ids: &[u32], type_ids: &[u32]) -> Result<Tensor> {
-        let mut x = self.embeddings.forward(ids, type_ids)?;
-        for layer in &self.layers {
-            x = layer.forward(&x)?;
+        let mut batch = RaggedBatch::new();
+        batch.push(ids, type_ids);
+        self.hidden_states_seen(&batch, &mut |_, _| Ok(()))
+    }
+
+    /// Last hidden states of all tokens of a batch, `[tokens, hidden_size]`; `see` is shown what enters the linear
+    /// layers, `[tokens, inputs]`, as it comes. Several sequences at once are quicker, and may differ from one after
+    /// another in the last bits.
+    ///
+    /// # Errors
+    /// As [`CandleEncoder::hidden_states`], and those of `see`.
+    pub fn hidden_states_seen(&self, batch: &RaggedBatch, see: &mut See<'_>) -> Result<Tensor> {
+        let sequences: Vec<_> = batch.ranges().collect();
+        let mut numbered = self.layers.iter().enumerate();
+        numbered.try_fold(self.embedded(batch)?, |x, (index, layer)| layer.forward(&x, &sequences, index, see))
+    }
+
+    /// Number of transformer blocks.
+    pub fn num_layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// The same encoder with matrix `index` of a block replaced, counted as in
+    /// [`LayerNames::linears`](crate::architectures::LayerNames::linears). Everything else is shared.
+    ///
+    /// # Panics
+    /// When there is no such block or matrix.
+    pub fn with_linear(&self, layer: usize, index: usize, linear: Linear) -> Self {
+        let mut encoder = self.clone();
+        let block = &mut encoder.layers[layer];
+        match index {
+            0..=3 => block.attention.replace(index, linear),
+            4 => block.ffn_up = linear,
+            5 => block.ffn_down = linear,
+            _ => panic!("a block has six matrices, there is no matrix {index}"),
         }
-        Ok(x)
+        encoder
+    }
+
+    /// The same encoder with an embedding table replaced, counted as in [`EncoderNames::tables`].
+    ///
+    /// # Panics
+    /// When there is no such table.
+    pub fn with_table(&self, index: usize, table: Tensor) -> Self {
+        let mut encoder = self.clone();
+        encoder.embeddings.replace(index, table);
+        encoder
+    }
+
+    /// What the first layer gets, `[tokens, hidden_size]`.
+    ///
+    /// # Errors
+    /// As [`CandleEncoder::hidden_states`].
+    pub fn embedded(&self, batch: &RaggedBatch) -> Result<Tensor> {
+        let of_sequence = |rows: Range<usize>| self.embeddings.forward(&batch.ids[rows.clone()], &batch.type_ids[rows]);
+        match batch.ranges().map(of_sequence).collect::<Result<Vec<_>>>()? {
+            mut one if one.len() == 1 => Ok(one.remove(0)),
+            several => Tensor::cat(&several, 0),
+        }
+    }
+
+    /// Runs some of the layers over a batch, on what the first of them gets, `[tokens, hidden_size]` in and out.
+    ///
+    /// # Errors
+    /// When the width differs.
+    ///
+    /// # Panics
+    /// When there are not that many layers.
+    pub fn run_layers(&self, layers: Range<usize>, batch: &RaggedBatch, x: Tensor) -> Result<Tensor> {
+        let sequences: Vec<_> = batch.ranges().collect();
+        let see: &mut See<'_> = &mut |_, _| Ok(());
+        let mut numbered = self.layers[layers.clone()].iter().zip(layers);
+        numbered.try_fold(x, |x, (layer, index)| layer.forward(&x, &sequences, index, see))
     }
 }
+
+/// Where activations enter linear layers: the layer, and which of its matrices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Site {
+    /// Index of the transformer block.
+    pub layer: usize,
+    /// What gets the activations.
+    pub enters: Enters,
+}
+
+/// The matrices of a block that share one input, in the order they run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Enters {
+    /// Queries, keys and values; what the block gets.
+    Attention,
+    /// The output projection; what attention gives.
+    Projection,
+    /// The first matrix of the feed-forward network.
+    Up,
+    /// The second; what the activation gives.
+    Down,
+}
+
+/// Is shown activations.
+pub type See<'a> = dyn FnMut(Site, &Tensor) -> Result<()> + 'a;
 
 /// One transformer block, normalized after each residual sum.
 #[derive(Clone, Debug)]
@@ -107,9 +202,14 @@ impl Layer {
         self.attention.has_int8() || self.ffn_up.is_int8() || self.ffn_down.is_int8()
     }
 
-    /// `[tokens, hidden]` → `[tokens, hidden]`.
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = self.attention_norm.forward(&(self.attention.forward(x)? + x)?)?;
+    /// `[tokens, hidden]` → `[tokens, hidden]` of block number `layer`; `sequences` are the rows of each sequence.
+    fn forward(&self, x: &Tensor, sequences: &[Range<usize>], layer: usize, see: &mut See<'_>) -> Result<Tensor> {
+        let at = |enters| Site { layer, enters };
+        see(at(Enters::Attention), x)?;
+        let context = self.attention.context(x, sequences)?;
+        see(at(Enters::Projection), &context)?;
+        let x = self.attention_norm.forward(&(self.attention.project(&context)? + x)?)?;
+        see(at(Enters::Up), &x)?;
         let inner = self.ffn_up.forward(&x)?;
         let inner = match (self.ffn_up.kernels(), self.activation) {
             (Some(kernels), Activation::Gelu) => inner.apply_op1(Int8Activation { kernels, activation: Gelu })?,
@@ -120,6 +220,7 @@ impl Layer {
             (None, Activation::GeluTanh) => inner.gelu()?,
             (_, Activation::Relu) => inner.relu()?,
         };
+        see(at(Enters::Down), &inner)?;
         self.output_norm.forward(&(self.ffn_down.forward(&inner)? + x)?)
     }
 }

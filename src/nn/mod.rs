@@ -25,6 +25,6 @@ mod parameters;
 #[cfg(test)]
 mod tests;
 
-pub use encoder::CandleEncoder;
+pub use encoder::{CandleEncoder, Enters, See, Site};
 pub use linear::{Linear, Precision};
 pub use parameters::{Parameters, Stored, Trainable};

@@ -29,6 +29,8 @@ pub(super) enum Key {
     Line(usize),
     /// The line of a limit.
     Limit,
+    /// The line of a level of quantization.
+    Level,
 }
 
 /// A figure that is being drawn.
@@ -65,6 +67,7 @@ impl Frame {
                 }
                 Key::Line(series) => line_mark(&format!("line {}", colour(*series)), x, y),
                 Key::Limit => line_mark("limit", x, y),
+                Key::Level => line_mark("level", x, y),
             };
             let (text_x, text_y) = (x + 24.0, y + 4.5);
             write_to(&mut items, format_args!(r#"{mark}<text x="{text_x}" y="{text_y}">{}</text>"#, escape(name)));
@@ -106,6 +109,16 @@ impl Frame {
             self.draw(format_args!(
                 r#"<line class="grid" x1="{LEFT}" x2="{RIGHT}" y1="{y:.1}" y2="{y:.1}"/><text class="end" x="{text_x}" y="{text_y:.1}">{label}</text>"#
             ));
+        }
+    }
+
+    /// Lines upwards at the ticks of the horizontal axis, with their values.
+    pub(super) fn places(&mut self, axis: &Axis) {
+        let (bottom, top) = (self.bottom, self.top);
+        for tick in axis.ticks() {
+            let x = axis.place(*tick);
+            self.draw(format_args!(r#"<line class="grid" x1="{x:.1}" x2="{x:.1}" y1="{top}" y2="{bottom}"/>"#));
+            self.text(x, bottom + 20.0, &short(*tick));
         }
     }
 

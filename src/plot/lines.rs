@@ -43,12 +43,7 @@ impl Lines {
         let x_axis = Axis::new(self.x_scale, points().map(|p| p.0), 8, (LEFT, RIGHT));
         let y_axis = Axis::new(self.y_scale, points().map(|p| p.1).chain(limit), 5, (frame.bottom, frame.top));
         frame.value_axis(&y_axis);
-        let (bottom, top) = (frame.bottom, frame.top);
-        for tick in x_axis.ticks() {
-            let x = x_axis.place(*tick);
-            frame.draw(format_args!(r#"<line class="grid" x1="{x:.1}" x2="{x:.1}" y1="{top}" y2="{bottom}"/>"#));
-            frame.text(x, bottom + 20.0, &short(*tick));
-        }
+        frame.places(&x_axis);
         if let Some((value, _)) = self.limit {
             let y = y_axis.place(value);
             frame.draw(format_args!(r#"<line class="limit" x1="{LEFT}" x2="{RIGHT}" y1="{y:.1}" y2="{y:.1}"/>"#));

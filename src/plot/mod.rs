@@ -1,18 +1,23 @@
 //! Figures as inline SVG, and pages of figures and tables as one HTML file that needs nothing else: no scripts, no
 //! fonts, no images from elsewhere. A leaf: it imports nothing of ours.
 //!
-//! Colours are CSS variables that [`Page`] sets for light and dark screens. Start with [`Bars`] or [`Lines`].
+//! Colours are CSS variables that [`Page`] sets for light and dark screens. Start with [`Bars`], [`Lines`], [`Points`]
+//! or [`Distribution`].
 
 mod axis;
 mod bars;
+mod distribution;
 mod frame;
 mod lines;
 mod page;
+mod points;
 
 pub use axis::Scale;
 pub use bars::{BarSeries, Bars};
+pub use distribution::Distribution;
 pub use lines::{LineSeries, Lines};
 pub use page::{Block, Page};
+pub use points::{Point, Points};
 
 /// Text as HTML and SVG take it, in elements and in quoted attributes.
 fn escape(text: &str) -> String {

@@ -4,7 +4,17 @@
 //! while the model runs, one scale per token, so nothing needs calibration. Biases, norms and heads stay float.
 //! [`quantize`] is the run in reading order.
 
+mod bias_correction;
+mod calibrate;
 mod error;
+mod gptq;
+mod judge;
+mod linalg;
+pub mod observers;
+pub mod report;
+pub mod search;
+mod sensitivity;
+mod smooth;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +26,13 @@ use crate::checkpoint::{
 };
 use crate::runtime::{SCHEME, int8_rows};
 
+pub use bias_correction::corrected_bias;
+pub use calibrate::{CalibrateOptions, Calibration, Inputs, site_of};
 pub use error::error_of;
+pub use gptq::{GptqOptions, Grid, Rounded, Symmetric, gptq};
+pub use judge::{Answers, Judge, Verdict, compare};
+pub use sensitivity::{Module, Place, Replacement, probe, table};
+pub use smooth::{column_max, factors, migrate};
 
 /// What a run should write.
 #[derive(Clone, Debug)]

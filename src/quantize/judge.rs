@@ -1,0 +1,232 @@
+//! How much a candidate's answers differ from those of its float original, on the same texts.
+
+use std::sync::Arc;
+
+use crate::architectures::{Encoder, RaggedBatch};
+use crate::pipelines::{ClassifyInput, ClassifyOptions, EmbedOptions, Head, Model, OutputActivation, Pipeline};
+use crate::pipelines::{PipelineError, Prepared, Row, SequenceModel};
+
+/// Tokens that run together.
+const BATCH_TOKENS: usize = 1024;
+/// Outputs of a regression agree when they differ by at most this share of the standard deviation of the float outputs.
+const REGRESSION_SLACK: f64 = 0.1;
+
+/// What the rows of a model mean, and so when two of them agree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answers {
+    /// Scores of one of several labels: the best label is the same.
+    Labels,
+    /// Logits of labels that hold or not: each label is on the same side of 0, which is a probability of one half.
+    LabelSets,
+    /// Numbers: they differ by at most a tenth of the standard deviation of the float ones.
+    Numbers,
+    /// Sentence vectors: agreement is the mean cosine.
+    Vectors,
+}
+
+/// How close a candidate is to the float model, over all texts.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Verdict {
+    /// Texts whose answer is the same, as a share; for sentence vectors the mean cosine. This is what bounds are about.
+    pub agreement: f64,
+    /// Mean Kullback-Leibler divergence `KL(p_float || p_candidate)` of label probabilities in nats; for other answers
+    /// the mean of `1 - cosine` of the rows. Smoother than agreement, so sensitivity is ranked by it.
+    pub divergence: f64,
+    /// Mean squared error of the rows (logits or vectors).
+    pub mse: f64,
+    /// Signal to noise of the rows in dB; none without noise.
+    pub sqnr_db: Option<f64>,
+    /// Mean cosine of the rows.
+    pub cosine: f64,
+    /// Largest difference of two numbers in the rows.
+    pub max_abs: f64,
+}
+
+/// Texts, tokenized once, and what the float model says to them.
+pub struct Judge {
+    batches: Vec<RaggedBatch>,
+    head: Arc<Head>,
+    answers: Answers,
+    reference: Vec<Row>,
+}
+
+impl Judge {
+    /// Runs the float model over the texts; `progress` hears how many are done.
+    ///
+    /// # Errors
+    /// The pipeline's, for the text it refuses.
+    pub fn new(model: &Model, texts: &[String], progress: impl FnMut(usize)) -> Result<Self, PipelineError> {
+        let (sequences, source, answers) = match (&model.classifier, &model.embedder) {
+            (Some(classifier), _) => {
+                let inputs = texts.iter().map(|text| ClassifyInput { text: text.clone(), text_pair: None });
+                let Prepared { sequences, .. } =
+                    classifier.prepare(inputs.collect(), &ClassifyOptions::default(), &|| true)?;
+                let answers = match classifier.default_activation() {
+                    OutputActivation::Softmax => Answers::Labels,
+                    OutputActivation::Sigmoid => Answers::LabelSets,
+                    OutputActivation::None => Answers::Numbers,
+                };
+                (sequences, &classifier.model, answers)
+            }
+            (None, Some(embedder)) => {
+                let Prepared { sequences, .. } =
+                    embedder.prepare(texts.to_vec(), &EmbedOptions::default(), &|| true)?;
+                (sequences, &embedder.model, Answers::Vectors)
+            }
+            (None, None) => unreachable!("a model classifies or embeds"),
+        };
+        let mut batches: Vec<RaggedBatch> = Vec::new();
+        for sequence in &sequences {
+            match batches.last_mut().filter(|batch| batch.tokens() + sequence.len() <= BATCH_TOKENS) {
+                Some(batch) => batch.push(&sequence.ids, &sequence.type_ids),
+                None => {
+                    let mut batch = RaggedBatch::new();
+                    batch.push(&sequence.ids, &sequence.type_ids);
+                    batches.push(batch);
+                }
+            }
+        }
+        let mut judge = Judge { batches, head: source.head.clone(), answers, reference: Vec::new() };
+        judge.reference = judge.rows(source.encoder.clone(), progress);
+        Ok(judge)
+    }
+
+    /// What the answers are.
+    pub fn answers(&self) -> Answers {
+        self.answers
+    }
+
+    /// Texts.
+    pub fn len(&self) -> usize {
+        self.reference.len()
+    }
+
+    /// Whether there are no texts.
+    pub fn is_empty(&self) -> bool {
+        self.reference.is_empty()
+    }
+
+    /// The tokenized texts.
+    pub fn batches(&self) -> &[RaggedBatch] {
+        &self.batches
+    }
+
+    /// Runs an encoder under the same head over the same texts, and compares.
+    pub fn verdict(&self, encoder: Arc<dyn Encoder>) -> Verdict {
+        compare(self.answers, &self.reference, &self.rows(encoder, |_| {}))
+    }
+
+    /// Compares what the head makes of hidden states that the caller computed, `[tokens, width]` of each of
+    /// [`Judge::batches`].
+    pub fn verdict_of_hidden(&self, hidden: &[Vec<f32>], width: usize) -> Verdict {
+        let batches = self.batches.iter().zip(hidden);
+        let of_batch = |(batch, hidden): (&RaggedBatch, &Vec<f32>)| {
+            batch.ranges().map(|r| self.head.apply(&hidden[r.start * width..r.end * width], width)).collect::<Vec<_>>()
+        };
+        let rows: Vec<Row> = batches.flat_map(of_batch).collect();
+        compare(self.answers, &self.reference, &rows)
+    }
+
+    fn rows(&self, encoder: Arc<dyn Encoder>, mut progress: impl FnMut(usize)) -> Vec<Row> {
+        let model = SequenceModel { encoder, head: self.head.clone() };
+        let mut workspace = model.encoder.workspace();
+        let mut rows = Vec::new();
+        for batch in &self.batches {
+            rows.extend(model.rows(batch, &mut workspace));
+            progress(rows.len());
+        }
+        rows
+    }
+}
+
+/// Compares the rows of a candidate with those of the float model.
+///
+/// # Panics
+/// When they differ in number.
+pub fn compare(answers: Answers, reference: &[Row], candidate: &[Row]) -> Verdict {
+    assert_eq!(reference.len(), candidate.len(), "two models need the same texts to be compared");
+    let count = reference.len().max(1) as f64;
+    let pairs = || reference.iter().zip(candidate);
+    let cosine = pairs().map(|(a, b)| cosine(a, b)).sum::<f64>() / count;
+    let share = |same: &dyn Fn(&Row, &Row) -> bool| pairs().filter(|(a, b)| same(a, b)).count() as f64 / count;
+    let agreement = match answers {
+        Answers::Labels => share(&|a, b| best(a) == best(b)),
+        Answers::LabelSets => share(&|a, b| a.iter().zip(b).all(|(a, b)| (*a >= 0.0) == (*b >= 0.0))),
+        Answers::Numbers => {
+            let slack = REGRESSION_SLACK * deviation(reference);
+            share(&|a, b| a.iter().zip(b).all(|(a, b)| f64::from(a - b).abs() <= slack))
+        }
+        Answers::Vectors => cosine,
+    };
+    let divergence = match answers {
+        Answers::Labels => pairs().map(|(a, b)| divergence(a, b)).sum::<f64>() / count,
+        _ => 1.0 - cosine,
+    };
+    let (a, b) = (reference.concat(), candidate.concat());
+    let error = super::error_of("", &a, &b);
+    Verdict { agreement, divergence, mse: error.mse, sqnr_db: error.sqnr_db, cosine, max_abs: error.max_abs }
+}
+
+/// Index of the largest value; the first of equal ones.
+fn best(row: &[f32]) -> Option<usize> {
+    (0..row.len()).reduce(|best, i| if row[i] > row[best] { i } else { best })
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    let norms = (dot(a, a) * dot(b, b)).sqrt();
+    if norms > 0.0 { dot(a, b) / norms } else { 1.0 }
+}
+
+/// `KL(softmax a || softmax b)` in nats.
+fn divergence(a: &[f32], b: &[f32]) -> f64 {
+    let log_softmax = |row: &[f32]| -> Vec<f64> {
+        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = row.iter().map(|x| f64::from(x - max).exp()).sum();
+        row.iter().map(|x| f64::from(x - max) - sum.ln()).collect()
+    };
+    log_softmax(a).iter().zip(log_softmax(b)).map(|(p, q)| p.exp() * (p - q)).sum()
+}
+
+/// Standard deviation of all numbers.
+fn deviation(rows: &[Row]) -> f64 {
+    let count = rows.iter().map(Vec::len).sum::<usize>().max(1) as f64;
+    let mean = rows.iter().flatten().map(|x| f64::from(*x)).sum::<f64>() / count;
+    (rows.iter().flatten().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / count).sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_agree_when_the_best_is_the_same() {
+        let float = vec![vec![2.0, 1.0, 0.0], vec![0.0, 1.0, 0.9], vec![0.0, 0.0, 3.0], vec![1.0, 0.0, 0.0]];
+        let mut other = float.clone();
+        other[1] = vec![0.0, 0.9, 1.0];
+        let verdict = compare(Answers::Labels, &float, &other);
+        assert_eq!(verdict.agreement, 0.75);
+        assert!(verdict.divergence > 0.0 && verdict.divergence < 0.01, "{verdict:?}");
+        assert!((verdict.max_abs - 0.1).abs() < 1e-6);
+        let same = compare(Answers::Labels, &float, &float);
+        assert_eq!((same.agreement, same.divergence, same.mse, same.sqnr_db), (1.0, 0.0, 0.0, None));
+    }
+
+    #[test]
+    fn the_divergence_is_that_of_the_probabilities() {
+        // p = (0.8, 0.2), q = (0.5, 0.5): 0.8 ln 1.6 + 0.2 ln 0.4.
+        let verdict = compare(Answers::Labels, &[vec![4f32.ln(), 0.0]], &[vec![7.0, 7.0]]);
+        let expected = 0.8 * 1.6f64.ln() + 0.2 * 0.4f64.ln();
+        assert!((verdict.divergence - expected).abs() < 1e-6, "{verdict:?}");
+    }
+
+    #[test]
+    fn each_kind_of_answer_agrees_in_its_own_way() {
+        let sets = compare(Answers::LabelSets, &[vec![1.0, -1.0], vec![0.1, 2.0]], &[vec![3.0, -0.1], vec![-0.1, 2.0]]);
+        assert_eq!(sets.agreement, 0.5);
+        let numbers = compare(Answers::Numbers, &[vec![0.0], vec![2.0]], &[vec![0.09], vec![2.2]]);
+        assert_eq!(numbers.agreement, 0.5, "the standard deviation is 1");
+        let vectors = compare(Answers::Vectors, &[vec![1.0, 0.0], vec![0.0, 2.0]], &[vec![5.0, 0.0], vec![2.0, 0.0]]);
+        assert_eq!(vectors.agreement, 0.5);
+    }
+}
