@@ -16,6 +16,7 @@ pub mod hub;
 mod manifest;
 mod model_config;
 mod model_dir;
+mod packing;
 mod quantization_config;
 mod reference;
 mod sentence_transformer;
@@ -29,7 +30,7 @@ pub use manifest::{
 };
 pub use model_config::{HeadConfig, ModelConfig, OctetConfig, Pooling, ProblemType};
 pub use model_dir::ModelDir;
-pub use quantization_config::QuantizationConfig;
+pub use quantization_config::{InputConfig, QuantizationConfig, QuantizationGroup};
 pub use reference::{Histogram, Reference};
 pub use sentence_transformer::SentenceTransformerConfig;
 pub use weights::{Tensor, TensorEntry, Weights};

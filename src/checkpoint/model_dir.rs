@@ -143,7 +143,7 @@ impl ModelDir {
     /// # Errors
     /// [`CheckpointError`] when a file is malformed or changed since the folder was opened.
     pub fn weights(&self) -> Result<Weights, CheckpointError> {
-        Weights::open_files(&self.path, &self.weight_files)
+        Weights::open_files(&self.path, &self.weight_files, self.quantization())
     }
 
     /// Size of this folder's weight files.

@@ -3,49 +3,116 @@
 
 use std::path::Path;
 
+use regex::{Regex, RegexBuilder};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+
+use crate::kernels::affine::{Granularity, Levels, Scheme};
 
 use super::CheckpointError;
 use super::model_config::shown;
 
-/// Which layers of a folder are stored as int8, and how their inputs are quantized when it runs.
-///
-/// Octet reads and writes one scheme: weights in s8, symmetric, with one scale per output channel (or per table row, or
-/// for the whole tensor), and, for linear layers, activations in 8 bits, dynamic, with one scale per token.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// int8, a byte each.
+const INT_QUANTIZED: &str = "int-quantized";
+/// int4 and ternary, in 32-bit words.
+const PACK_QUANTIZED: &str = "pack-quantized";
+/// Binary, a bit each. compressed-tensors has no such format: its one-bit integers are -1 and 0
+/// (`docs/decisions/0009-binary-weights.md`).
+const BINARY: &str = "octet-binary";
+/// Nothing is quantized.
+const DENSE: &str = "dense";
+/// Each group names its own format.
+const MIXED: &str = "mixed-precision";
+
+/// Memory that a pattern of a stranger may take when it is compiled.
+const MAX_PATTERN_BYTES: usize = 1 << 20;
+
+/// Which modules of a folder are stored as integers, how, and how their inputs are quantized when it runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QuantizationConfig {
-    /// Module classes stored as int8, in the order of the groups: `Linear`, `Embedding`.
-    pub targets: Vec<String>,
-    /// Module names kept in float although their class is a target.
+    /// Modules that are quantized alike; without groups, all is float.
+    pub groups: Vec<QuantizationGroup>,
+    /// Modules kept in float although a group targets them: names, `re:` patterns, or classes.
     pub ignore: Vec<String>,
-    /// Whether the folder was made for inputs of linear layers that are quantized without a zero point. It is kept for
-    /// the programs that read it; Octet's executor always uses a zero point, which loses less.
-    pub symmetric_activations: bool,
+}
+
+/// Modules that are quantized alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuantizationGroup {
+    /// Names, patterns (`re:` and a regular expression that matches from the start of a name), or the classes `Linear`
+    /// and `Embedding`. A name goes before a pattern, a pattern before a class.
+    pub targets: Vec<String>,
+    /// Their weights.
+    pub weights: Scheme,
+    /// Their inputs; `None` for those that stay float, as of embedding tables.
+    pub inputs: Option<InputConfig>,
+}
+
+/// How inputs of linear layers are quantized, to 8 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct InputConfig {
+    /// One range per token while it runs, or one range per module, stored beside its weight as `input_scale` and
+    /// `input_zero_point`.
+    pub dynamic: bool,
+    /// Whether the folder was made for inputs without a zero point. For dynamic inputs it is kept for the programs that
+    /// read it; Octet then always uses a zero point, which loses less.
+    pub symmetric: bool,
+}
+
+impl InputConfig {
+    /// One range per token, with a zero point.
+    pub const DYNAMIC: InputConfig = InputConfig { dynamic: true, symmetric: false };
 }
 
 #[derive(Serialize, Deserialize)]
 struct Group {
-    targets: Vec<String>,
-    weights: Option<Scheme>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    input_activations: Option<Scheme>,
+    format: Option<String>,
+    targets: Vec<String>,
+    weights: Option<Args>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    input_activations: Option<Args>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     output_activations: Option<Value>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct Scheme {
+struct Args {
     num_bits: u32,
     #[serde(rename = "type")]
     kind: String,
     symmetric: bool,
     strategy: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    group_size: Option<usize>,
     #[serde(default)]
     dynamic: Value,
+    #[serde(default, skip_serializing)]
+    actorder: Value,
 }
 
+/// What is wrong, and what is supported.
+type Refusal = (String, &'static str);
+
 impl QuantizationConfig {
+    /// Symmetric int8 linear layers and tables, a scale per row, inputs dynamic; what `octet quantize` writes unless
+    /// told otherwise. `ignore` stays float.
+    pub fn int8(ignore: Vec<String>) -> Self {
+        let group =
+            |target: &str, inputs| QuantizationGroup { targets: vec![target.into()], weights: Scheme::INT8, inputs };
+        let groups = vec![group("Linear", Some(InputConfig::DYNAMIC)), group("Embedding", None)];
+        QuantizationConfig { groups, ignore }
+    }
+
+    /// The group of a module, by its name: the name of its weight without `.weight`; `None` when it is float.
+    pub fn group_of(&self, module: &str) -> Option<&QuantizationGroup> {
+        if self.ignore.iter().any(|target| rank(target, module).is_some()) {
+            return None;
+        }
+        let best = |group: &QuantizationGroup| group.targets.iter().filter_map(|t| rank(t, module)).min();
+        self.groups.iter().filter_map(|group| Some((best(group)?, group))).min_by_key(|(rank, _)| *rank).map(|g| g.1)
+    }
+
     /// Reads the `quantization_config` object of the `config.json` at `path`.
     ///
     /// # Errors
@@ -59,12 +126,12 @@ impl QuantizationConfig {
             supported: supported.into(),
         };
         let only = |key: &str, allowed: &[&str]| match field(key).and_then(Value::as_str) {
-            Some(found) if allowed.contains(&found) => Ok(()),
+            Some(found) if allowed.contains(&found) => Ok(found.to_string()),
             Some(found) => Err(unsupported(format!("{key} \"{found}\""), &allowed.join(", "))),
             None => Err(unsupported(format!("no {key}"), &allowed.join(", "))),
         };
         only("quant_method", &["compressed-tensors"])?;
-        only("format", &["int-quantized"])?;
+        let format = only("format", &[INT_QUANTIZED, PACK_QUANTIZED, BINARY, MIXED, DENSE])?;
         if field("quantization_status").is_some() {
             only("quantization_status", &["compressed"])?;
         }
@@ -79,79 +146,45 @@ impl QuantizationConfig {
             found,
             allowed: allowed.into(),
         };
-        let ignore = match field("ignore") {
+        let ignore: Vec<String> = match field("ignore") {
             None => Vec::new(),
             Some(list) => serde_json::from_value(list.clone())
                 .map_err(|_| malformed("ignore", shown(list), "a list of module names"))?,
         };
-        let groups = field("config_groups").and_then(Value::as_object).filter(|g| !g.is_empty());
+        for target in &ignore {
+            check_pattern(target).map_err(|(found, supported)| unsupported(format!("ignore: {found}"), supported))?;
+        }
+        let groups = field("config_groups").and_then(Value::as_object).filter(|g| !g.is_empty() || format == DENSE);
         let groups = groups.ok_or_else(|| malformed("config_groups", "missing".into(), "an object of groups"))?;
-        let mut config = QuantizationConfig { targets: Vec::new(), ignore, symmetric_activations: false };
+        let mut config = QuantizationConfig { groups: Vec::new(), ignore };
         for (name, group) in groups {
             let key = format!("config_groups.{name}");
             let group: Group = serde_json::from_value(group.clone())
                 .map_err(|e| malformed(&key, format!("not usable ({e})"), "targets and weights"))?;
-            config.add_group(&group).map_err(|(found, supported)| unsupported(format!("{key}: {found}"), supported))?;
+            let group = group.read(&format);
+            config.groups.push(group.map_err(|(found, supported)| unsupported(format!("{key}: {found}"), supported))?);
         }
         Ok(config)
     }
 
-    /// Adds one group, or says what is wrong with it and what is supported.
-    fn add_group(&mut self, group: &Group) -> Result<(), (String, &'static str)> {
-        const WEIGHTS: &str = "weights of 8 bits, int, symmetric, static, strategy channel or tensor";
-        const INPUTS: &str = "input_activations of 8 bits, int, dynamic, strategy token";
-        let weights = group.weights.as_ref().ok_or_else(|| ("no weights".to_string(), WEIGHTS))?;
-        let is_static = matches!(weights.dynamic, Value::Bool(false) | Value::Null);
-        if !weights.is_8_bit_int()
-            || !weights.symmetric
-            || !is_static
-            || !["channel", "tensor"].contains(&weights.strategy.as_str())
-        {
-            return Err((format!("weights of {}", weights.shown()), WEIGHTS));
-        }
-        if let Some(inputs) = &group.input_activations {
-            if !inputs.is_8_bit_int() || inputs.dynamic != Value::Bool(true) || inputs.strategy != "token" {
-                return Err((format!("input_activations of {}", inputs.shown()), INPUTS));
-            }
-            self.symmetric_activations |= inputs.symmetric;
-        }
-        if group.output_activations.is_some() {
-            return Err(("output_activations".into(), "none"));
-        }
-        for target in &group.targets {
-            if !["Linear", "Embedding"].contains(&target.as_str()) {
-                return Err((format!("target \"{target}\""), "targets Linear and Embedding"));
-            }
-            if !self.targets.contains(target) {
-                self.targets.push(target.clone());
-            }
-        }
-        Ok(())
-    }
-
-    /// The object as compressed-tensors and vLLM read it: one group per target class.
+    /// The object as compressed-tensors and vLLM read it.
     pub fn to_json(&self) -> Value {
+        let first = self.groups.first().map_or(DENSE, |group| format_of(group.weights.levels));
+        let same = self.groups.iter().all(|group| format_of(group.weights.levels) == first);
         let mut groups = Map::new();
-        for (i, target) in self.targets.iter().enumerate() {
-            let linear = target == "Linear";
-            let scheme = |symmetric, strategy: &str, dynamic: bool| Scheme {
-                num_bits: 8,
-                kind: "int".into(),
-                symmetric,
-                strategy: strategy.into(),
-                dynamic: Value::Bool(dynamic),
-            };
+        for (i, group) in self.groups.iter().enumerate() {
             let group = Group {
-                targets: vec![target.clone()],
-                weights: Some(scheme(true, "channel", false)),
-                input_activations: linear.then(|| scheme(self.symmetric_activations, "token", true)),
+                format: (!same).then(|| format_of(group.weights.levels).into()),
+                targets: group.targets.clone(),
+                weights: Some(Args::of_weights(group.weights)),
+                input_activations: group.inputs.map(Args::of_inputs),
                 output_activations: None,
             };
             groups.insert(format!("group_{i}"), json!(group));
         }
         json!({
             "quant_method": "compressed-tensors",
-            "format": "int-quantized",
+            "format": if same { first } else { MIXED },
             "quantization_status": "compressed",
             "ignore": self.ignore,
             "config_groups": groups,
@@ -159,14 +192,144 @@ impl QuantizationConfig {
     }
 }
 
-impl Scheme {
-    fn is_8_bit_int(&self) -> bool {
-        self.num_bits == 8 && self.kind == "int"
+impl Group {
+    /// Checks a group of a file with this format, or says what is wrong with it and what is supported.
+    fn read(&self, format: &str) -> Result<QuantizationGroup, Refusal> {
+        let weights = self.weights.as_ref().ok_or_else(|| ("no weights".to_string(), WEIGHTS))?.weights()?;
+        let format = match self.format.as_deref() {
+            Some(own) if format == MIXED => own,
+            Some(own) if own != format => return Err((format!("format \"{own}\""), "the format of the whole file")),
+            _ => format,
+        };
+        if format != MIXED && format != format_of(weights.levels) {
+            return Err((format!("{} in format \"{format}\"", weights.levels.name()), FORMATS));
+        }
+        let inputs = self.input_activations.as_ref().map(Args::inputs).transpose()?;
+        if self.output_activations.is_some() {
+            return Err(("output_activations".into(), "none"));
+        }
+        for target in &self.targets {
+            check_pattern(target)?;
+            let is_class =
+                !target.starts_with("re:") && !target.contains('.') && target.starts_with(char::is_uppercase);
+            if is_class && !CLASSES.contains(&target.as_str()) {
+                return Err((format!("target \"{target}\""), "targets Linear, Embedding, names and re: patterns"));
+            }
+        }
+        Ok(QuantizationGroup { targets: self.targets.clone(), weights, inputs })
+    }
+}
+
+const CLASSES: [&str; 2] = ["Linear", "Embedding"];
+const FORMATS: &str =
+    "int8 in int-quantized, int4 and ternary (2 bits) in pack-quantized, binary (1 bit) in octet-binary";
+const WEIGHTS: &str = "weights of 8 or 4 bits, or of 2 or 1 and symmetric, int, static, strategy channel, tensor or \
+                       group, without actorder group";
+const INPUTS: &str = "input_activations of 8 bits, int, dynamic with strategy token, or static with strategy tensor";
+
+impl Args {
+    fn of_weights(scheme: Scheme) -> Self {
+        let (strategy, group_size) = match scheme.granularity {
+            Granularity::Tensor => ("tensor", None),
+            Granularity::Channel => ("channel", None),
+            Granularity::Group(size) => ("group", Some(size)),
+        };
+        Args {
+            num_bits: scheme.levels.bits(),
+            kind: "int".into(),
+            symmetric: scheme.symmetric,
+            strategy: strategy.into(),
+            group_size,
+            dynamic: Value::Bool(false),
+            actorder: Value::Null,
+        }
+    }
+
+    fn of_inputs(inputs: InputConfig) -> Self {
+        Args {
+            num_bits: 8,
+            kind: "int".into(),
+            symmetric: inputs.symmetric,
+            strategy: if inputs.dynamic { "token" } else { "tensor" }.into(),
+            group_size: None,
+            dynamic: Value::Bool(inputs.dynamic),
+            actorder: Value::Null,
+        }
+    }
+
+    fn weights(&self) -> Result<Scheme, Refusal> {
+        let refused = || (format!("weights of {}", self.shown()), WEIGHTS);
+        let levels = Levels::ALL.into_iter().find(|levels| levels.bits() == self.num_bits).ok_or_else(refused)?;
+        let granularity = match (self.strategy.as_str(), self.group_size) {
+            ("tensor", _) => Granularity::Tensor,
+            ("channel", _) => Granularity::Channel,
+            ("group", Some(size)) if size > 0 => Granularity::Group(size),
+            _ => return Err(refused()),
+        };
+        let is_static = matches!(self.dynamic, Value::Bool(false) | Value::Null);
+        let reordered = !matches!(&self.actorder, Value::Null | Value::Bool(false)) && self.actorder != "static";
+        let reordered = reordered && self.actorder != "weight";
+        if self.kind != "int" || !is_static || reordered || !(self.symmetric || levels.may_be_asymmetric()) {
+            return Err(refused());
+        }
+        Ok(Scheme { levels, symmetric: self.symmetric, granularity })
+    }
+
+    fn inputs(&self) -> Result<InputConfig, Refusal> {
+        let dynamic = match (&self.dynamic, self.strategy.as_str()) {
+            (Value::Bool(true), "token") => Some(true),
+            (Value::Bool(false) | Value::Null, "tensor") => Some(false),
+            _ => None,
+        };
+        match dynamic {
+            Some(dynamic) if self.num_bits == 8 && self.kind == "int" => {
+                Ok(InputConfig { dynamic, symmetric: self.symmetric })
+            }
+            _ => Err((format!("input_activations of {}", self.shown()), INPUTS)),
+        }
     }
 
     fn shown(&self) -> String {
         let symmetric = if self.symmetric { "symmetric" } else { "asymmetric" };
         let dynamic = if self.dynamic == Value::Bool(true) { "dynamic" } else { "static" };
-        format!("{} bits, {}, {symmetric}, {dynamic}, strategy {}", self.num_bits, self.kind, self.strategy)
+        let order = match &self.actorder {
+            Value::Null => String::new(),
+            order => format!(", actorder {}", shown(order)),
+        };
+        format!("{} bits, {}, {symmetric}, {dynamic}, strategy {}{order}", self.num_bits, self.kind, self.strategy)
     }
+}
+
+fn format_of(levels: Levels) -> &'static str {
+    match levels {
+        Levels::Int8 => INT_QUANTIZED,
+        Levels::Int4 | Levels::Ternary => PACK_QUANTIZED,
+        Levels::Binary => BINARY,
+    }
+}
+
+/// How closely a target names a module: 0 by its name, 1 by a pattern, 2 by its class.
+fn rank(target: &str, module: &str) -> Option<u8> {
+    match target.strip_prefix("re:") {
+        Some(pattern) => compile(pattern).ok().filter(|pattern| pattern.is_match(module)).map(|_| 1),
+        None if target == module => Some(0),
+        None => (target == class_of(module)).then_some(2),
+    }
+}
+
+/// Class of a module by its name. Transformers calls every embedding table of its encoders `..._embeddings`.
+fn class_of(module: &str) -> &'static str {
+    if module.ends_with("embeddings") { "Embedding" } else { "Linear" }
+}
+
+fn check_pattern(target: &str) -> Result<(), Refusal> {
+    match target.strip_prefix("re:").map(compile) {
+        Some(Err(_)) => Err((format!("target \"{target}\""), "regular expressions without look-around, up to 1 MiB")),
+        _ => Ok(()),
+    }
+}
+
+/// A pattern that matches from the start of a name, as Python's `re.match`.
+fn compile(pattern: &str) -> Result<Regex, regex::Error> {
+    RegexBuilder::new(&format!("^(?:{pattern})")).size_limit(MAX_PATTERN_BYTES).build()
 }

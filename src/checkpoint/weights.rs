@@ -7,44 +7,44 @@ use std::path::{Path, PathBuf};
 
 use safetensors::tensor::Dtype;
 
-use super::CheckpointError;
+use crate::kernels::affine::{Granularity, Inputs, Levels, QParams, QuantizedWeights, Scheme};
+
 use super::file::{OpenedFile, Stamp, open_in};
 use super::header::{HeaderEntry, read_header};
+use super::packing;
+use super::{CheckpointError, QuantizationConfig, QuantizationGroup};
 
 /// Values of one tensor, row-major.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Tensor {
     /// Stored as F32, F16 or BF16; the latter two are widened, which is exact. All values are finite.
     F32 { shape: Vec<usize>, data: Vec<f32> },
-    /// Stored as I8: value `[r, ...]` is `data[r, ...] * scale[r]`. `data` is in -127..=127; `scale` has one finite,
-    /// positive entry per index of the first dimension.
-    Int8 { shape: Vec<usize>, data: Vec<i8>, scale: Vec<f32> },
+    /// A matrix stored as I8, or packed into words, with scales beside it.
+    Quantized(QuantizedWeights),
 }
 
 impl Tensor {
     /// Sizes of the dimensions.
     pub fn shape(&self) -> &[usize] {
         match self {
-            Tensor::F32 { shape, .. } | Tensor::Int8 { shape, .. } => shape,
+            Tensor::F32 { shape, .. } => shape,
+            Tensor::Quantized(weights) => &weights.shape,
         }
     }
 
-    /// The values in f32: as they are, or `q * scale`.
+    /// The values in f32: as they are, or `(q - Z) S`.
     pub fn into_f32(self) -> Vec<f32> {
         match self {
             Tensor::F32 { data, .. } => data,
-            Tensor::Int8 { data, scale, .. } => {
-                let row = data.len() / scale.len();
-                data.chunks_exact(row).zip(&scale).flat_map(|(q, s)| q.iter().map(move |&q| f32::from(q) * s)).collect()
-            }
+            Tensor::Quantized(weights) => weights.dequantize(),
         }
     }
 
-    /// Bytes that the values take in a file, scales included.
+    /// Bytes that the values take in a file that Octet writes, scales included.
     pub fn bytes(&self) -> usize {
         match self {
             Tensor::F32 { data, .. } => data.len() * 4,
-            Tensor::Int8 { data, scale, .. } => data.len() + scale.len() * 4,
+            Tensor::Quantized(weights) => weights.bytes(),
         }
     }
 }
@@ -69,6 +69,7 @@ pub struct TensorEntry {
 pub struct Weights {
     shards: Vec<Shard>,
     entries: BTreeMap<String, Entry>,
+    quantization: Option<QuantizationConfig>,
 }
 
 #[derive(Debug)]
@@ -97,8 +98,12 @@ const CHUNK_BYTES: usize = 1 << 20;
 
 impl Weights {
     /// Opens the weight files of a folder and checks that they are still those that were seen before.
-    pub(super) fn open_files(folder: &Path, files: &[WeightFile]) -> Result<Self, CheckpointError> {
-        let mut weights = Weights { shards: Vec::new(), entries: BTreeMap::new() };
+    pub(super) fn open_files(
+        folder: &Path,
+        files: &[WeightFile],
+        quantization: Option<&QuantizationConfig>,
+    ) -> Result<Self, CheckpointError> {
+        let mut weights = Weights { shards: Vec::new(), entries: BTreeMap::new(), quantization: quantization.cloned() };
         for file in files {
             let path = folder.join(&file.name);
             let opened = open_in(folder, &file.name)?.ok_or_else(|| missing(&path))?;
@@ -123,12 +128,18 @@ impl Weights {
         Ok(())
     }
 
-    /// Whether there is a tensor of this name.
+    /// Whether there is a tensor of this name, plain or packed.
     pub fn contains(&self, name: &str) -> bool {
-        self.entries.contains_key(name)
+        self.entries.contains_key(name) || self.entries.contains_key(&packed_name(name))
     }
 
-    /// Shape of a tensor, or `None` when there is none of this name.
+    /// How the folder says that its modules are quantized; `None` when it says nothing. Float weights of a folder that
+    /// does are meant to stay float.
+    pub fn quantization(&self) -> Option<&QuantizationConfig> {
+        self.quantization.as_ref()
+    }
+
+    /// Shape of a plain tensor, or `None` when there is none of this name.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.entries.get(name).map(|e| e.header.shape.as_slice())
     }
@@ -151,39 +162,74 @@ impl Weights {
     /// Names of tensors in a weight format that were never taken, in alphabetical order: weights that the
     /// architecture did not ask for. Integer buffers such as `position_ids` (I64) are not weights.
     pub fn remaining(&self) -> impl Iterator<Item = &str> {
-        let is_weight = |e: &Entry| matches!(e.header.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::I8);
+        let is_weight = |e: &Entry| match e.header.dtype {
+            Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::I8 => true,
+            Dtype::I32 => e.header.name.ends_with("_packed"),
+            _ => false,
+        };
         self.entries.iter().filter(move |(_, e)| !e.taken && is_weight(e)).map(|(name, _)| name.as_str())
     }
 
-    /// Reads one tensor, together with its `<name>_scale` when it is stored as I8.
+    /// Reads one tensor, together with its `<name>_scale` and `<name>_zero_point` when it is stored in integers: as I8,
+    /// or as `<name>_packed` with `<name>_shape`.
     ///
     /// # Errors
     /// [`CheckpointError`] when it is missing, of another shape or of an unusable storage type, has values that are
-    /// not finite, or scales that are missing, not finite or not positive.
+    /// not finite or not of its scheme, or scales or zero points that are missing, of another shape, not finite or not
+    /// positive.
     pub fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, CheckpointError> {
-        let entry = self.entry(name)?;
-        let header = &entry.header;
-        if header.shape != shape {
-            return Err(CheckpointError::Shape {
-                name: name.into(),
-                expected: shape.to_vec(),
-                found: header.shape.clone(),
-                dtype: header.dtype.to_string(),
-                path: self.path_of(entry).to_path_buf(),
-            });
+        if !self.entries.contains_key(name) && self.entries.contains_key(&packed_name(name)) {
+            let weights = self.packed(name, shape)?;
+            for part in ["packed", "shape", "scale", "zero_point"] {
+                self.mark_taken(&format!("{name}_{part}"));
+            }
+            return Ok(Tensor::Quantized(weights));
         }
-        let shape = shape.to_vec();
-        if header.dtype == Dtype::I8 {
-            let data = self.read_i8(entry)?;
-            let scale = self.read_scale(name, &shape)?;
-            self.check_symmetric(name)?;
-            self.mark_taken(name);
-            self.mark_taken(&format!("{name}_scale"));
-            return Ok(Tensor::Int8 { shape, data, scale });
+        let entry = self.entry(name)?;
+        self.check_shape(entry, shape)?;
+        if entry.header.dtype == Dtype::I8 {
+            let weights = self.int8(name, shape)?;
+            for part in ["", "_scale", "_zero_point"] {
+                self.mark_taken(&format!("{name}{part}"));
+            }
+            return Ok(Tensor::Quantized(weights));
         }
         let data = self.read_f32(entry)?;
         self.mark_taken(name);
-        Ok(Tensor::F32 { shape, data })
+        Ok(Tensor::F32 { shape: shape.to_vec(), data })
+    }
+
+    /// How the inputs of a linear layer are quantized, by the name of its weight, from the folder's
+    /// `quantization_config`; a folder without one is meant to run with dynamic inputs.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] when static parameters are missing, not one number, or not usable.
+    pub fn inputs(&mut self, name: &str) -> Result<Inputs, CheckpointError> {
+        if self.quantization.is_none() {
+            return Ok(Inputs::Dynamic);
+        }
+        let Some(inputs) = self.group_of(name).and_then(|group| group.inputs) else { return Ok(Inputs::Float) };
+        if inputs.dynamic {
+            return Ok(Inputs::Dynamic);
+        }
+        let module = module_of(name);
+        let (scale_name, zero_name) = (format!("{module}.input_scale"), format!("{module}.input_zero_point"));
+        let entry = self.entry(&scale_name)?;
+        self.check_one_value(entry)?;
+        let scale = self.read_f32(entry)?[0];
+        if scale < f32::MIN_POSITIVE {
+            return Err(self.bad(entry, format!("scale {scale}, expected a positive normal number")));
+        }
+        let mut zero_point = 0;
+        if self.entries.contains_key(&zero_name) || !inputs.symmetric {
+            let entry = self.entry(&zero_name)?;
+            self.check_one_value(entry)?;
+            zero_point = i32::from(self.read_i8(entry)?[0]);
+        }
+        self.mark_taken(&scale_name);
+        self.mark_taken(&zero_name);
+        // Integers of compressed-tensors are signed, those of the kernels are not.
+        Ok(Inputs::Static(QParams { scale, zero_point: zero_point + 128 }))
     }
 
     fn mark_taken(&mut self, name: &str) {
@@ -197,11 +243,15 @@ impl Weights {
     }
 
     fn entry(&self, name: &str) -> Result<&Entry, CheckpointError> {
-        self.entries.get(name).ok_or_else(|| CheckpointError::MissingTensor {
+        self.entries.get(name).ok_or_else(|| self.missing_tensor(name))
+    }
+
+    fn missing_tensor(&self, name: &str) -> CheckpointError {
+        CheckpointError::MissingTensor {
             name: name.into(),
             path: self.shards.first().map(|s| s.path.clone()).unwrap_or_default(),
             close: self.close_names(name),
-        })
+        }
     }
 
     /// Up to three names that look like `name`.
@@ -216,47 +266,178 @@ impl Weights {
         CheckpointError::Tensor { name: entry.header.name.clone(), reason, path: self.path_of(entry).to_path_buf() }
     }
 
-    fn read_i8(&self, entry: &Entry) -> Result<Vec<i8>, CheckpointError> {
-        let mut data = Vec::with_capacity(entry.header.bytes as usize);
-        // Writers that scale by absmax / 127.5 use -128; the kernels need a symmetric range.
-        self.for_each_chunk(entry, |bytes| data.extend(bytes.iter().map(|&b| (b as i8).max(-127))))?;
-        Ok(data)
+    fn check_shape(&self, entry: &Entry, expected: &[usize]) -> Result<(), CheckpointError> {
+        if entry.header.shape == expected {
+            return Ok(());
+        }
+        Err(CheckpointError::Shape {
+            name: entry.header.name.clone(),
+            expected: expected.to_vec(),
+            found: entry.header.shape.clone(),
+            dtype: entry.header.dtype.to_string(),
+            path: self.path_of(entry).to_path_buf(),
+        })
     }
 
-    /// One scale per row of an I8 tensor; a single scale holds for all rows.
-    fn read_scale(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, CheckpointError> {
-        let rows = shape.first().copied().unwrap_or(1);
-        let entry = self.entry(&format!("{name}_scale"))?;
-        let found = entry.header.shape.as_slice();
-        if found != [rows] && found != [rows, 1] && found != [1] && !found.is_empty() {
-            return Err(CheckpointError::Shape {
-                name: entry.header.name.clone(),
-                expected: vec![rows, 1],
-                found: found.to_vec(),
-                dtype: entry.header.dtype.to_string(),
-                path: self.path_of(entry).to_path_buf(),
-            });
-        }
-        let mut scale = self.read_f32(entry)?;
-        if let Some(row) = scale.iter().position(|&s| s <= 0.0) {
-            let reason = format!("scale {} in row {row}, expected a positive number", scale[row]);
-            return Err(self.bad(entry, reason));
-        }
-        if scale.len() == 1 {
-            scale.resize(rows, scale[0]);
-        }
-        Ok(scale)
+    fn check_one_value(&self, entry: &Entry) -> Result<(), CheckpointError> {
+        if entry.header.shape.is_empty() { Ok(()) } else { self.check_shape(entry, &[1]) }
     }
 
-    /// Refuses an I8 tensor that has a zero point other than 0.
-    fn check_symmetric(&self, name: &str) -> Result<(), CheckpointError> {
-        let Some(entry) = self.entries.get(&format!("{name}_zero_point")) else { return Ok(()) };
+    /// The group of the module that owns a tensor.
+    fn group_of(&self, name: &str) -> Option<&QuantizationGroup> {
+        self.quantization.as_ref()?.group_of(module_of(name))
+    }
+
+    /// A matrix stored as I8.
+    fn int8(&self, name: &str, shape: &[usize]) -> Result<QuantizedWeights, CheckpointError> {
+        let entry = self.entry(name)?;
+        let mut values = self.read_i8(entry)?;
+        let shape = self.matrix(entry, shape)?;
+        let (scale, granularity) = self.read_scale(name, shape)?;
+        let group = self.group_of(name);
+        if let Some(levels) = group.map(|group| group.weights.levels).filter(|&levels| levels != Levels::Int8) {
+            return Err(self.bad(entry, format!("stored as I8, but \"config.json\" says {}", levels.name())));
+        }
+        let zero_point = self.int8_zero_point(name, group)?;
+        if zero_point.is_empty() {
+            // Writers that scale by absmax / 127.5 use -128; a symmetric range has no room for it.
+            values.iter_mut().for_each(|q| *q = (*q).max(-127));
+        }
+        let scheme = Scheme { levels: Levels::Int8, symmetric: zero_point.is_empty(), granularity };
+        Ok(QuantizedWeights { scheme, shape, values, scale, zero_point })
+    }
+
+    /// Zero points beside an I8 matrix, in the shape of its scales; empty when there are none but zeros.
+    fn int8_zero_point(&self, name: &str, group: Option<&QuantizationGroup>) -> Result<Vec<i8>, CheckpointError> {
+        let zero_name = format!("{name}_zero_point");
+        let Some(entry) = self.entries.get(&zero_name) else {
+            // An asymmetric matrix needs them.
+            return if group.is_some_and(|g| !g.weights.symmetric) {
+                Err(self.missing_tensor(&zero_name))
+            } else {
+                Ok(vec![])
+            };
+        };
         let mut symmetric = true;
         self.for_each_chunk(entry, |bytes| symmetric &= bytes.iter().all(|&b| b == 0))?;
         if symmetric {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        Err(self.bad(entry, "weights with a zero point are not supported; supported: symmetric weights".into()))
+        if group.is_some_and(|group| group.weights.symmetric) {
+            return Err(self.bad(entry, "not 0 everywhere, but \"config.json\" says symmetric".into()));
+        }
+        self.check_shape(entry, &self.entry(&format!("{name}_scale"))?.header.shape)?;
+        self.read_i8(entry)
+    }
+
+    /// A matrix packed into words.
+    fn packed(&self, name: &str, shape: &[usize]) -> Result<QuantizedWeights, CheckpointError> {
+        let entry = self.entry(&packed_name(name))?;
+        let [rows, columns] = self.matrix(entry, shape)?;
+        let Some(group) = self.group_of(name) else {
+            let reason = "packed, but no group of the \"quantization_config\" in config.json targets it";
+            return Err(self.bad(entry, reason.into()));
+        };
+        let Scheme { levels, symmetric, .. } = group.weights;
+        if levels == Levels::Int8 {
+            return Err(self.bad(entry, "packed, but \"config.json\" says int8, which is stored as I8".into()));
+        }
+        if let Some(order) = self.entries.get(&format!("{name}_g_idx")) {
+            return Err(
+                self.bad(order, "columns in another order are not supported; supported: groups in order".into())
+            );
+        }
+        let stated = self.entry(&format!("{name}_shape"))?;
+        if self.read_integers(stated)? != [rows as i64, columns as i64] {
+            return Err(self.bad(stated, format!("another shape than [{rows}, {columns}], which the model needs")));
+        }
+        let per_word = packing::per_word(levels.bits());
+        self.check_shape(entry, &[rows, columns.div_ceil(per_word)])?;
+        let values = packing::unpack(&self.read_words(entry)?, columns, levels.bits());
+        if levels == Levels::Ternary
+            && let Some(at) = values.iter().position(|&q| q < -1)
+        {
+            return Err(self.bad(entry, format!("integer {} at index {at}, expected -1, 0 or 1", values[at])));
+        }
+        let (scale, granularity) = self.read_scale(name, [rows, columns])?;
+        let mut zero_point = Vec::new();
+        if !symmetric {
+            let zeros = self.entry(&format!("{name}_zero_point"))?;
+            let groups = scale.len() / if granularity == Granularity::Tensor { 1 } else { rows };
+            let zero_rows = scale.len() / groups;
+            self.check_shape(zeros, &[zero_rows.div_ceil(per_word), groups])?;
+            let words = packing::transpose(&self.read_words(zeros)?, groups);
+            zero_point = packing::transpose(&packing::unpack(&words, zero_rows, levels.bits()), zero_rows);
+        }
+        let scheme = Scheme { levels, symmetric, granularity };
+        Ok(QuantizedWeights { scheme, shape: [rows, columns], values, scale, zero_point })
+    }
+
+    /// The two sizes of a quantized tensor.
+    fn matrix(&self, entry: &Entry, shape: &[usize]) -> Result<[usize; 2], CheckpointError> {
+        let reason = || format!("quantized, with {} dimensions; supported: 2", shape.len());
+        shape.try_into().map_err(|_| self.bad(entry, reason()))
+    }
+
+    fn read_i8(&self, entry: &Entry) -> Result<Vec<i8>, CheckpointError> {
+        self.check_dtype(entry, Dtype::I8)?;
+        let mut data = Vec::with_capacity(entry.header.bytes as usize);
+        self.for_each_chunk(entry, |bytes| data.extend(bytes.iter().map(|&b| b as i8)))?;
+        Ok(data)
+    }
+
+    fn read_words(&self, entry: &Entry) -> Result<Vec<i32>, CheckpointError> {
+        self.check_dtype(entry, Dtype::I32)?;
+        let mut data = Vec::with_capacity(entry.header.bytes as usize / 4);
+        self.for_each_chunk(entry, |bytes| data.extend(bytes.as_chunks().0.iter().map(|&b| i32::from_le_bytes(b))))?;
+        Ok(data)
+    }
+
+    /// A few integers of 32 or 64 bits.
+    fn read_integers(&self, entry: &Entry) -> Result<Vec<i64>, CheckpointError> {
+        if entry.header.dtype != Dtype::I64 {
+            return Ok(self.read_words(entry)?.into_iter().map(i64::from).collect());
+        }
+        let mut data = Vec::new();
+        self.for_each_chunk(entry, |bytes| data.extend(bytes.as_chunks().0.iter().map(|&b| i64::from_le_bytes(b))))?;
+        Ok(data)
+    }
+
+    fn check_dtype(&self, entry: &Entry, expected: Dtype) -> Result<(), CheckpointError> {
+        match entry.header.dtype {
+            found if found == expected => Ok(()),
+            found => Err(self.bad(entry, format!("stored as {found}, expected {expected}"))),
+        }
+    }
+
+    /// The scales of a quantized matrix, and what they say about its granularity. A folder's `quantization_config` may
+    /// promise one per row and hold a single one; it may not promise groups of another size.
+    fn read_scale(&self, name: &str, [rows, columns]: [usize; 2]) -> Result<(Vec<f32>, Granularity), CheckpointError> {
+        let entry = self.entry(&format!("{name}_scale"))?;
+        let promised = self.group_of(name).map(|group| group.weights.granularity);
+        let groups = match promised {
+            Some(Granularity::Group(size)) if columns.is_multiple_of(size) => columns / size,
+            Some(Granularity::Group(size)) => {
+                return Err(self.bad(entry, format!("groups of {size} do not divide rows of {columns}")));
+            }
+            _ => 1,
+        };
+        let granularity = match *entry.header.shape.as_slice() {
+            [found_rows, found] if found_rows == rows && found == groups && groups > 1 => {
+                Granularity::Group(columns / groups)
+            }
+            [] | [1] if groups == 1 => Granularity::Tensor,
+            [found_rows] | [found_rows, 1] if groups == 1 && found_rows == rows => Granularity::Channel,
+            _ => return Err(self.check_shape(entry, &[rows, groups]).expect_err("the shape is another one")),
+        };
+        let scale = self.read_f32(entry)?;
+        match scale.iter().position(|&s| s <= 0.0) {
+            None => Ok((scale, granularity)),
+            Some(at) => {
+                let reason = format!("scale {} in row {}, expected a positive number", scale[at], at / groups);
+                Err(self.bad(entry, reason))
+            }
+        }
     }
 
     fn read_f32(&self, entry: &Entry) -> Result<Vec<f32>, CheckpointError> {
@@ -294,6 +475,15 @@ impl Weights {
         }
         Ok(())
     }
+}
+
+fn packed_name(name: &str) -> String {
+    format!("{name}_packed")
+}
+
+/// The module that owns a weight: its name without `.weight`.
+pub(super) fn module_of(name: &str) -> &str {
+    name.strip_suffix(".weight").unwrap_or(name)
 }
 
 fn missing(path: &Path) -> CheckpointError {

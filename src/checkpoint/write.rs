@@ -8,8 +8,11 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 use serde_json::{Map, Value};
 
+use crate::kernels::affine::{Granularity, Levels, QParams, QuantizedWeights};
+
 use super::file::{read_in, temporary_sibling};
 use super::model_dir::WEIGHTS_FILE;
+use super::packing;
 use super::{CheckpointError, MANIFEST_FILE, QuantManifest, QuantizationConfig, Tensor, sentence_transformer};
 
 /// Longest file that is copied from a source folder; the tokenizer of XLM-RoBERTa has 17 MB.
@@ -25,8 +28,10 @@ pub struct ModelFiles<'a> {
     pub config: Map<String, Value>,
     /// How the tensors are quantized; `None` for float weights.
     pub quantization: Option<&'a QuantizationConfig>,
-    /// All weights by name; `Int8` tensors get their scales beside them as `<name>_scale`.
+    /// All weights by name; quantized ones get their scales beside them as `<name>_scale`, and so on.
     pub tensors: BTreeMap<String, Tensor>,
+    /// Parameters of static inputs by module.
+    pub inputs: BTreeMap<String, QParams>,
     /// Content of `quant.json`.
     pub manifest: Option<&'a QuantManifest>,
     /// Folder that the tokenizer and the sentence-transformers files are copied from.
@@ -102,7 +107,7 @@ fn write_content(folder: &Path, files: &ModelFiles) -> Result<(), CheckpointErro
     let mut config = serde_json::to_vec_pretty(&config).expect("a JSON object can be written");
     config.push(b'\n');
     write_file(folder, "config.json", &config)?;
-    write_safetensors(&folder.join(WEIGHTS_FILE), &files.tensors)?;
+    write_safetensors(&folder.join(WEIGHTS_FILE), files)?;
     if let Some(manifest) = files.manifest {
         manifest.write(folder)?;
     }
@@ -156,41 +161,116 @@ fn move_into_place(finished: &Path, destination: &Path) -> Result<(), Checkpoint
     replace().map_err(failed)
 }
 
-/// One tensor as it is stored: `Int8` becomes two of them.
+/// One tensor as it is stored.
 enum Stored<'a> {
     F32(&'a [f32]),
     I8(&'a [i8]),
+    I32(Vec<i32>),
+    Scale(f32),
+    ZeroPoint(i8),
+}
+
+impl Stored<'_> {
+    fn dtype(&self) -> Dtype {
+        match self {
+            Stored::F32(_) | Stored::Scale(_) => Dtype::F32,
+            Stored::I32(_) => Dtype::I32,
+            Stored::I8(_) | Stored::ZeroPoint(_) => Dtype::I8,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Stored::F32(data) => data.len() * 4,
+            Stored::I32(data) => data.len() * 4,
+            Stored::I8(data) => data.len(),
+            Stored::Scale(_) => 4,
+            Stored::ZeroPoint(_) => 1,
+        }
+    }
+
+    fn write(&self, file: &mut impl Write) -> std::io::Result<()> {
+        fn each<T: Copy, const N: usize>(
+            data: &[T],
+            bytes: impl Fn(T) -> [u8; N],
+            file: &mut impl Write,
+        ) -> std::io::Result<()> {
+            data.chunks(ELEMENTS_AT_ONCE)
+                .try_for_each(|part| file.write_all(&part.iter().flat_map(|&v| bytes(v)).collect::<Vec<u8>>()))
+        }
+        match self {
+            Stored::F32(data) => each(data, f32::to_le_bytes, file),
+            Stored::I32(data) => each(data, i32::to_le_bytes, file),
+            Stored::I8(data) => each(data, i8::to_le_bytes, file),
+            Stored::Scale(scale) => file.write_all(&scale.to_le_bytes()),
+            Stored::ZeroPoint(zero) => file.write_all(&zero.to_le_bytes()),
+        }
+    }
+}
+
+/// The parts of a quantized matrix, by what is added to its name.
+fn parts(weights: &QuantizedWeights) -> Vec<(&'static str, Vec<usize>, Stored<'_>)> {
+    let [rows, columns] = weights.shape;
+    let (levels, groups) = (weights.scheme.levels, weights.groups());
+    let parameters = match weights.scheme.granularity {
+        Granularity::Tensor => vec![1],
+        _ => vec![rows, groups],
+    };
+    let mut parts = vec![("_scale", parameters.clone(), Stored::F32(&weights.scale))];
+    let has_zeros = !weights.zero_point.is_empty();
+    if levels == Levels::Int8 {
+        parts.push(("", vec![rows, columns], Stored::I8(&weights.values)));
+        if has_zeros {
+            parts.push(("_zero_point", parameters, Stored::I8(&weights.zero_point)));
+        }
+        return parts;
+    }
+    let words = |count: usize| count.div_ceil(packing::per_word(levels.bits()));
+    let packed = packing::pack(&weights.values, columns, levels.bits());
+    parts.push(("_packed", vec![rows, words(columns)], Stored::I32(packed)));
+    parts.push(("_shape", vec![2], Stored::I32(vec![rows as i32, columns as i32])));
+    if has_zeros {
+        // Packed down the columns, as compressed-tensors does.
+        let zero_rows = weights.scale.len() / groups;
+        let turned = packing::pack(&packing::transpose(&weights.zero_point, groups), zero_rows, levels.bits());
+        let packed = packing::transpose(&turned, words(zero_rows));
+        parts.push(("_zero_point", vec![words(zero_rows), groups], Stored::I32(packed)));
+    }
+    parts
 }
 
 /// Writes a safetensors file as the crate of that name does (largest element type first, then by name), but with
 /// the permissions of an ordinary file: the crate's are for the owner only, and a container runs as another user.
-fn write_safetensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<(), CheckpointError> {
+fn write_safetensors(path: &Path, files: &ModelFiles) -> Result<(), CheckpointError> {
     let mut stored: BTreeMap<String, (Vec<usize>, Stored)> = BTreeMap::new();
     let mut add = |name: String, shape: Vec<usize>, values| {
         assert!(stored.insert(name.clone(), (shape, values)).is_none(), "tensor \"{name}\" twice");
     };
-    for (name, tensor) in tensors {
+    for (name, tensor) in &files.tensors {
         match tensor {
             Tensor::F32 { shape, data } => add(name.clone(), shape.clone(), Stored::F32(data)),
-            Tensor::Int8 { shape, data, scale } => {
-                assert_eq!(Some(&scale.len()), shape.first(), "tensor \"{name}\" needs one scale per row");
-                add(name.clone(), shape.clone(), Stored::I8(data));
-                add(format!("{name}_scale"), vec![scale.len(), 1], Stored::F32(scale));
+            Tensor::Quantized(weights) => {
+                parts(weights)
+                    .into_iter()
+                    .for_each(|(part, shape, values)| add(format!("{name}{part}"), shape, values));
             }
         }
     }
+    for (module, params) in &files.inputs {
+        // Integers of compressed-tensors are signed, those of the kernels are not.
+        let zero_point = i8::try_from(params.zero_point - 128).expect("a zero point of u8 is in 0..=255");
+        add(format!("{module}.input_scale"), vec![1], Stored::Scale(params.scale));
+        add(format!("{module}.input_zero_point"), vec![1], Stored::ZeroPoint(zero_point));
+    }
     let mut stored: Vec<_> = stored.into_iter().collect();
-    stored.sort_by_key(|(_, (_, values))| matches!(values, Stored::I8(_)));
+    stored.sort_by_key(|(_, (_, values))| std::cmp::Reverse(values.dtype().bitsize()));
 
     let mut end = 0;
     let mut entries = Vec::with_capacity(stored.len());
     for (name, (shape, values)) in &stored {
-        let (dtype, bytes) = match values {
-            Stored::F32(data) => (Dtype::F32, data.len() * 4),
-            Stored::I8(data) => (Dtype::I8, data.len()),
-        };
-        entries.push((name.clone(), TensorInfo { dtype, shape: shape.clone(), data_offsets: (end, end + bytes) }));
-        end += bytes;
+        let data_offsets = (end, end + values.bytes());
+        entries.push((name.clone(), TensorInfo { dtype: values.dtype(), shape: shape.clone(), data_offsets }));
+        end = data_offsets.1;
     }
     let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
     let header = Metadata::new(Some(metadata), entries).map_err(|e| CheckpointError::invalid(path, e.to_string()))?;
@@ -201,20 +281,7 @@ fn write_safetensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<
         let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
         file.write_all(&(header.len() as u64).to_le_bytes())?;
         file.write_all(&header)?;
-        for (_, (_, values)) in &stored {
-            match values {
-                Stored::F32(data) => {
-                    for part in data.chunks(ELEMENTS_AT_ONCE) {
-                        file.write_all(&part.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>())?;
-                    }
-                }
-                Stored::I8(data) => {
-                    for part in data.chunks(ELEMENTS_AT_ONCE) {
-                        file.write_all(&part.iter().map(|&v| v as u8).collect::<Vec<u8>>())?;
-                    }
-                }
-            }
-        }
+        stored.iter().try_for_each(|(_, (_, values))| values.write(&mut file))?;
         file.into_inner()?.sync_all()
     };
     write().map_err(CheckpointError::io("write", path))

@@ -1,5 +1,13 @@
 //! The definitions of quantization, in plain Rust: `q = round(r / S) + Z` and `r = (q - Z) S`
 //! (Jacob et al. 2018, <https://arxiv.org/abs/1712.05877>), rounding halves to even.
+//!
+//! Here: activations, in u8. [`quantize_weights`] has weights, in every scheme; a [`Scheme`] names one.
+
+mod scheme;
+mod weights;
+
+pub use scheme::{Granularity, Inputs, Levels, Scheme};
+pub use weights::{QuantizedWeights, mse, quantize_weights, round_symmetric, sqnr_db};
 
 /// Scale and zero point of an affine quantization: `r = (q - zero_point) * scale`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -59,37 +67,33 @@ pub fn quantize_row_u8(row: &[f32], q: &mut [u8]) -> QParams {
     params
 }
 
-/// Symmetric s8 quantization of one output channel of weights: `scale = absmax / 127`, integers in [-127, 127].
-///
-/// Returns the scale; 1 for an all-zero channel.
+/// u8 quantization of one row of activations with parameters found beforehand; what lies outside their range is
+/// clamped to its ends. Gives the row's parameters: those given, but a NaN or an infinity in the row makes the scale
+/// NaN and all integers 0, as in [`quantize_row_u8`].
 ///
 /// # Panics
 /// When `q` and `row` differ in length.
-pub fn quantize_channel_s8(row: &[f32], q: &mut [i8]) -> f32 {
-    assert_eq!(row.len(), q.len(), "the quantized channel has another length than the channel");
-    let absmax = row.iter().fold(0.0f32, |max, r| max.max(r.abs()));
-    let scale = absmax / 127.0;
-    if scale < f32::MIN_POSITIVE {
+pub fn quantize_row_u8_static(row: &[f32], params: QParams, q: &mut [u8]) -> QParams {
+    assert_eq!(row.len(), q.len(), "the quantized row has another length than the row");
+    if row.iter().any(|r| !r.is_finite()) {
         q.fill(0);
-        return 1.0;
+        return QParams { scale: f32::NAN, zero_point: 0 };
     }
     for (q, &r) in q.iter_mut().zip(row) {
-        *q = (r / scale).round_ties_even().clamp(-127.0, 127.0) as i8;
+        *q = params.quantize_u8(r);
     }
-    scale
+    params
 }
 
-/// Symmetric s8 quantization of a weight matrix `[n, k]`, one scale per output channel (row).
+/// Symmetric s8 quantization of a weight matrix `[n, k]`, one scale per output channel (row): [`Scheme::INT8`].
 ///
 /// Returns the integers `[n, k]` and the scales `[n]`.
 ///
 /// # Panics
 /// When `weight` does not hold `n * k` values.
 pub fn quantize_weight_s8(weight: &[f32], n: usize, k: usize) -> (Vec<i8>, Vec<f32>) {
-    assert_eq!(weight.len(), n * k, "the weight does not hold n * k values");
-    let mut q = vec![0i8; n * k];
-    let scale = (0..n).map(|j| quantize_channel_s8(&weight[j * k..][..k], &mut q[j * k..][..k])).collect();
-    (q, scale)
+    let QuantizedWeights { values, scale, .. } = quantize_weights(weight, n, k, Scheme::INT8);
+    (values, scale)
 }
 
 #[cfg(test)]
@@ -101,9 +105,7 @@ mod tests {
         let params = QParams { scale: 1.0, zero_point: 10 };
         let q: Vec<u8> = [0.5, 1.5, 2.5, -0.5, -1.5].iter().map(|&r| params.quantize_u8(r)).collect();
         assert_eq!(q, [10, 12, 12, 10, 8]);
-        let mut s = [0i8; 5];
-        assert_eq!(quantize_channel_s8(&[127.0, 0.5, 1.5, 2.5, -2.5], &mut s), 1.0);
-        assert_eq!(s, [127, 0, 2, 2, -2]);
+        assert_eq!(quantize_weight_s8(&[127.0, 0.5, 1.5, 2.5, -2.5], 1, 5), (vec![127, 0, 2, 2, -2], vec![1.0]));
     }
 
     #[test]
@@ -123,9 +125,7 @@ mod tests {
         let mut q = [7u8; 3];
         assert_eq!(quantize_row_u8(&[0.0, -0.0, 1e-42], &mut q), QParams { scale: 1.0, zero_point: 0 });
         assert_eq!(q, [0; 3]);
-        let mut s = [7i8; 2];
-        assert_eq!(quantize_channel_s8(&[0.0, 0.0], &mut s), 1.0);
-        assert_eq!(s, [0; 2]);
+        assert_eq!(quantize_weight_s8(&[0.0, 0.0], 1, 2), (vec![0; 2], vec![1.0]));
     }
 
     #[test]
@@ -141,6 +141,18 @@ mod tests {
         let mut q = [0u8; 2];
         assert!(quantize_row_u8(&[1.0, f32::NAN], &mut q).scale.is_nan());
         assert!(quantize_row_u8(&[1.0, f32::NEG_INFINITY], &mut q).scale.is_nan());
+    }
+
+    #[test]
+    fn a_static_row_keeps_its_parameters_and_is_clamped() {
+        let params = QParams { scale: 0.5, zero_point: 100 };
+        let mut q = [9u8; 5];
+        assert_eq!(quantize_row_u8_static(&[0.0, 1.25, -1.0, 1e30, -1e30], params, &mut q), params);
+        assert_eq!(q, [100, 102, 98, 255, 0]);
+        for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert!(quantize_row_u8_static(&[1.0, 2.0, 3.0, 4.0, broken], params, &mut q).scale.is_nan());
+            assert_eq!(q, [0; 5]);
+        }
     }
 
     #[test]

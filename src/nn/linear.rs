@@ -39,8 +39,9 @@ impl Linear {
     pub fn from_stored(names: &LinearNames, weight: checkpoint::Tensor, bias: Vec<f32>, precision: Precision) -> Self {
         let (n, k) = (names.outputs, names.inputs);
         match (weight, precision) {
-            (checkpoint::Tensor::Int8 { data, scale, .. }, Precision::AsStored(kernels)) => {
-                Linear::Int8(Int8Linear::new(kernels, PackedWeights::pack(kernels, &data, &scale, Some(&bias), n, k)))
+            (checkpoint::Tensor::Quantized(weights), Precision::AsStored(kernels)) if weights.scheme.is_per_row() => {
+                let packed = PackedWeights::pack(kernels, &weights.values, &weights.row_scales(), Some(&bias), n, k);
+                Linear::Int8(Int8Linear::new(kernels, packed))
             }
             (weight, _) => {
                 let tensor = |data: Vec<f32>, shape: &[usize]| Tensor::from_vec(data, shape, &Device::Cpu);

@@ -8,7 +8,8 @@ use crate::architectures::{
     Activation, Encoder, EncoderNames, EncoderSpec, LayerNames, LinearNames, NormNames, RaggedBatch, TableName,
 };
 use crate::checkpoint;
-use crate::kernels::{Kernels, affine::quantize_weight_s8};
+use crate::kernels::Kernels;
+use crate::kernels::affine::{Scheme, quantize_weights};
 
 use super::{CandleEncoder, Linear, Parameters, Precision};
 
@@ -194,8 +195,8 @@ fn two_threads_agree_with_one() {
 /// An int8 layer and its exact inputs: `(names, stored weight, bias)`.
 fn stored_linear() -> (LinearNames, checkpoint::Tensor, Vec<f32>) {
     let names = LinearNames::of("layer", 5, 30);
-    let (data, scale) = quantize_weight_s8(&Random(1).fill(150), 5, 30);
-    (names, checkpoint::Tensor::Int8 { shape: vec![5, 30], data, scale }, Random(2).fill(5))
+    let weights = quantize_weights(&Random(1).fill(150), 5, 30, Scheme::INT8);
+    (names, checkpoint::Tensor::Quantized(weights), Random(2).fill(5))
 }
 
 #[test]

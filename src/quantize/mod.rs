@@ -11,6 +11,7 @@ mod gptq;
 mod judge;
 mod linalg;
 pub mod observers;
+mod recipe;
 pub mod report;
 pub mod search;
 mod sensitivity;
@@ -21,16 +22,18 @@ use std::path::Path;
 
 use crate::architectures::{self, Architecture, ArchitectureError};
 use crate::checkpoint::{
-    CheckpointError, Existing, LayerError, ModelDir, ModelFiles, QuantManifest, QuantizationConfig, Recipe, Source,
+    self, CheckpointError, Existing, LayerError, ModelDir, ModelFiles, QuantManifest, QuantizationConfig, Source,
     Tensor, Weights, write_model,
 };
-use crate::runtime::{SCHEME, int8_rows};
+use crate::kernels::affine::{Scheme, quantize_weights};
+use crate::runtime::SCHEME;
 
 pub use bias_correction::corrected_bias;
 pub use calibrate::{CalibrateOptions, Calibration, Inputs, site_of};
 pub use error::error_of;
 pub use gptq::{GptqOptions, Grid, Rounded, Symmetric, gptq};
 pub use judge::{Answers, Judge, Verdict, compare};
+pub use recipe::{LayerRule, RECIPES, Recipe, RecipeError, parse_scheme, scheme_name};
 pub use sensitivity::{Module, Place, Replacement, probe, table};
 pub use smooth::{column_max, factors, migrate};
 
@@ -113,7 +116,7 @@ pub fn quantize(
     let left_out = weights.remaining().map(str::to_string).collect();
 
     let manifest = QuantManifest {
-        recipe: Recipe {
+        recipe: checkpoint::Recipe {
             scheme: SCHEME.into(),
             weights: "int8 symmetric per channel".into(),
             embeddings: "int8 symmetric per row".into(),
@@ -129,15 +132,12 @@ pub fn quantize(
         layers: layers.clone(),
         ..QuantManifest::new()
     };
-    let quantization = QuantizationConfig {
-        targets: vec!["Linear".into(), "Embedding".into()],
-        ignore: plan.ignored(),
-        symmetric_activations: false,
-    };
+    let quantization = QuantizationConfig::int8(plan.ignored());
     let files = ModelFiles {
         config: source.config().raw.clone(),
         quantization: Some(&quantization),
         tensors,
+        inputs: BTreeMap::new(),
         manifest: Some(&manifest),
         copy_from: Some(source.path()),
         extra: BTreeMap::new(),
@@ -191,8 +191,7 @@ impl Plan {
 /// One tensor in int8, and how far it is from what it was.
 fn to_int8(name: &str, shape: &[usize], weights: &mut Weights) -> Result<(Tensor, LayerError), CheckpointError> {
     let original = weights.take(name, shape)?.into_f32();
-    let (data, scale) = int8_rows(Tensor::F32 { shape: shape.to_vec(), data: original.clone() });
-    let stored = Tensor::Int8 { shape: shape.to_vec(), data, scale };
-    let error = error_of(name, &original, &stored.clone().into_f32());
-    Ok((stored, error))
+    let quantized = quantize_weights(&original, shape[0], shape[1], Scheme::INT8);
+    let error = error_of(name, &original, &quantized.dequantize());
+    Ok((Tensor::Quantized(quantized), error))
 }

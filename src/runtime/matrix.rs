@@ -7,9 +7,13 @@ use crate::kernels::{Kernels, PackedWeights};
 
 /// A matrix `[rows, columns]` as int8 `[rows, columns]` and scales `[rows]`: as stored, or quantized now (symmetric,
 /// one scale per row). A folder quantized by `octet quantize` and one quantized at load hold the same integers.
-pub fn int8_rows(tensor: Tensor) -> (Vec<i8>, Vec<f32>) {
+pub(super) fn int8_rows(tensor: Tensor) -> (Vec<i8>, Vec<f32>) {
     match tensor {
-        Tensor::Int8 { data, scale, .. } => (data, scale),
+        Tensor::Quantized(weights) if weights.scheme.is_per_row() => {
+            let scale = weights.row_scales();
+            (weights.values, scale)
+        }
+        Tensor::Quantized(weights) => quantize_weight_s8(&weights.dequantize(), weights.shape[0], weights.shape[1]),
         Tensor::F32 { shape, data } => {
             let rows = shape.first().copied().unwrap_or(1);
             quantize_weight_s8(&data, rows, data.len() / rows.max(1))

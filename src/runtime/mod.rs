@@ -13,7 +13,7 @@ mod team;
 mod workspace;
 
 pub use encoder::{EncoderBytes, Int8Encoder};
-pub use matrix::int8_rows;
+
 pub use workspace::Workspace;
 
 /// Name of what this executor does, in `quant.json`, metrics and logs: weights in int8, activations in uint8, quantized

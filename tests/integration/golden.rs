@@ -9,10 +9,11 @@ use octet::architectures::{
 };
 use octet::checkpoint::{self, CheckpointError, ModelDir, Weights};
 use octet::kernels::Kernels;
+use octet::kernels::affine::{Scheme, quantize_weights};
 use octet::nn::{CandleEncoder, Linear, Parameters, Precision, Stored, Trainable};
 use octet::pipelines::{self, EmbedOptions, Loader, Model, Pipeline};
 use octet::quantize::{QuantizeOptions, quantize};
-use octet::runtime::{Int8Encoder, int8_rows};
+use octet::runtime::Int8Encoder;
 
 use super::process::skipped;
 use super::support::kernels;
@@ -254,8 +255,8 @@ struct Rounded<'a> {
 
 impl Rounded<'_> {
     fn int8(&mut self, name: &str, shape: &[usize]) -> Result<checkpoint::Tensor, CheckpointError> {
-        let (data, scale) = int8_rows(self.weights.take(name, shape)?);
-        Ok(checkpoint::Tensor::Int8 { shape: shape.to_vec(), data, scale })
+        let weights = self.weights.take(name, shape)?.into_f32();
+        Ok(checkpoint::Tensor::Quantized(quantize_weights(&weights, shape[0], shape[1], Scheme::INT8)))
     }
 }
 

@@ -40,11 +40,7 @@ fn a_head_takes_encoder_tokenizer_and_sizes_from_its_sibling() {
 fn a_head_does_not_inherit_how_its_encoder_is_stored() {
     let root = tempfile::tempdir().unwrap();
     let path = head(root.path(), json!({}));
-    let quantization = super::super::QuantizationConfig {
-        targets: vec!["Linear".into()],
-        ignore: vec![],
-        symmetric_activations: false,
-    };
+    let quantization = super::super::QuantizationConfig::int8(vec![]);
     let config = config_with(json!({"quantization_config": quantization.to_json()}));
     std::fs::write(root.path().join("encoder/config.json"), config.to_string()).unwrap();
     let dir = ModelDir::open(&path).unwrap();

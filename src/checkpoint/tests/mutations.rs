@@ -1,5 +1,6 @@
 use super::super::{CheckpointError, ModelDir, QuantManifest, QuantizationConfig, Tensor};
 use super::*;
+use crate::kernels::affine::{Granularity, Levels, QuantizedWeights, Scheme};
 
 /// A small generator of random numbers (Marsaglia 2003, xorshift64).
 struct Random(u64);
@@ -51,13 +52,27 @@ fn load(path: &Path) -> Result<(), CheckpointError> {
                 assert_eq!((found, data.len()), (shape.clone(), shape.iter().product()));
                 assert!(data.iter().all(|v| v.is_finite()));
             }
-            Tensor::Int8 { shape: found, data, scale } => {
-                assert_eq!((found, data.len(), scale.len()), (shape.clone(), shape.iter().product(), shape[0]));
-                assert!(data.iter().all(|&v| v > -128) && scale.iter().all(|s| s.is_finite() && *s > 0.0));
-            }
+            Tensor::Quantized(weights) => assert_sound(&weights, &shape),
         }
     }
     Ok(())
+}
+
+fn assert_sound(weights: &QuantizedWeights, shape: &[usize]) {
+    assert_eq!((&weights.shape[..], weights.values.len()), (shape, shape.iter().product()));
+    let scales = match weights.scheme.granularity {
+        Granularity::Tensor => 1,
+        Granularity::Channel => shape[0],
+        Granularity::Group(size) => shape[0] * shape[1] / size,
+    };
+    assert_eq!(weights.scale.len(), scales);
+    assert_eq!(weights.zero_point.len(), if weights.scheme.symmetric { 0 } else { scales });
+    assert!(weights.scale.iter().all(|s| s.is_finite() && *s > 0.0));
+    let (min, max) =
+        Scheme { symmetric: weights.scheme.symmetric && weights.scheme.levels != Levels::Int4, ..weights.scheme }
+            .range();
+    assert!(weights.values.iter().chain(&weights.zero_point).all(|&v| (min..=max).contains(&i32::from(v))));
+    assert!(weights.dequantize().len() == weights.values.len());
 }
 
 #[test]
@@ -67,11 +82,7 @@ fn damaged_folders_are_refused_or_sound_and_never_panic() {
     println!("seed {SEED:#x}");
     let root = tempfile::tempdir().unwrap();
     let single = folder(root.path(), "single");
-    let quantization = QuantizationConfig {
-        targets: vec!["Linear".into(), "Embedding".into()],
-        ignore: vec!["classifier".into()],
-        symmetric_activations: false,
-    };
+    let quantization = QuantizationConfig::int8(vec!["classifier".into()]);
     let config = config_with(serde_json::json!({"quantization_config": quantization.to_json()}));
     std::fs::write(single.join("config.json"), config.to_string()).unwrap();
     add_sentence_transformer(&single);

@@ -8,6 +8,7 @@ use super::super::{
     update_manifest,
 };
 use super::*;
+use crate::kernels::affine::{Granularity, Levels, QuantizedWeights, Scheme};
 
 fn open(path: &Path) -> Result<ModelDir, CheckpointError> {
     ModelDir::open(path)
@@ -29,6 +30,18 @@ fn take_from(file: &[u8], name: &str, shape: &[usize]) -> Result<Tensor, Checkpo
     open(&path)?.weights()?.take(name, shape)
 }
 
+/// Symmetric int8, with a scale per row or one for all.
+fn int8(shape: [usize; 2], values: &[i8], scale: &[f32]) -> Tensor {
+    let granularity = if scale.len() == 1 { Granularity::Tensor } else { Granularity::Channel };
+    Tensor::Quantized(QuantizedWeights {
+        scheme: Scheme::symmetric(Levels::Int8, granularity),
+        shape,
+        values: values.to_vec(),
+        scale: scale.to_vec(),
+        zero_point: Vec::new(),
+    })
+}
+
 fn check_tensors(mut weights: Weights) {
     let f32s = |shape: &[usize], data: &[f32]| Tensor::F32 { shape: shape.to_vec(), data: data.to_vec() };
     assert_eq!(weights.take("float", &[2, 1]).unwrap(), f32s(&[2, 1], &[1.0, -0.5]));
@@ -36,7 +49,7 @@ fn check_tensors(mut weights: Weights) {
     assert_eq!(weights.remaining().collect::<Vec<_>>(), ["brain", "table.weight", "table.weight_scale"]);
     assert_eq!(weights.take("brain", &[2]).unwrap(), f32s(&[2], &[0.25, 3.0]));
     let table = weights.take("table.weight", &[2, 2]).unwrap();
-    assert_eq!(table, Tensor::Int8 { shape: vec![2, 2], data: vec![-127, 127, 1, -1], scale: vec![0.5, 2.0] });
+    assert_eq!(table, int8([2, 2], &[-127, 127, 1, -1], &[0.5, 2.0]));
     assert_eq!(table.bytes(), 12);
     assert_eq!(table.into_f32(), [-63.5, 63.5, 2.0, -2.0]);
     assert_eq!(weights.remaining().count(), 0);
@@ -75,10 +88,11 @@ fn one_scale_holds_for_all_rows() {
         let file = safetensors(&[
             ("w", "I8", vec![2, 1], vec![1, 2]),
             ("w_scale", "F32", shape, f32_bytes(&[0.5])),
-            ("w_zero_point", "I8", vec![2, 1], vec![0, 0]),
+            ("w_zero_point", "I64", vec![2, 1], vec![0; 16]),
         ]);
-        let expected = Tensor::Int8 { shape: vec![2, 1], data: vec![1, 2], scale: vec![0.5, 0.5] };
-        assert_eq!(take_from(&file, "w", &[2, 1]).unwrap(), expected);
+        let found = take_from(&file, "w", &[2, 1]).unwrap();
+        assert_eq!(found, int8([2, 1], &[1, 2], &[0.5]));
+        assert_eq!(found.into_f32(), [0.5, 1.0]);
     }
 }
 
@@ -149,7 +163,7 @@ fn unusable_tensors_are_refused_by_name() {
     let asymmetric = safetensors(&[
         ("w", "I8", vec![2, 2], vec![1; 4]),
         ("w_scale", "F32", vec![2, 1], f32_bytes(&[1.0, 1.0])),
-        ("w_zero_point", "I8", vec![2, 1], vec![0, 3]),
+        ("w_zero_point", "I8", vec![1], vec![3]),
     ]);
     type Case = (&'static str, Vec<u8>, Vec<usize>, Vec<&'static str>);
     let cases: Vec<Case> = vec![
@@ -169,7 +183,7 @@ fn unusable_tensors_are_refused_by_name() {
         ("NaN scale", scaled(&[f32::NAN, 1.0], vec![2]), vec![2, 2], vec!["\"w_scale\"", "NaN"]),
         ("scale shape", scaled(&[1.0; 4], vec![2, 2]), vec![2, 2], vec!["\"w_scale\"", "expected shape [2, 1]"]),
         ("scale rows", scaled(&[1.0; 3], vec![3, 1]), vec![2, 2], vec!["found [3, 1]"]),
-        ("zero point", asymmetric, vec![2, 2], vec!["\"w_zero_point\"", "symmetric"]),
+        ("zero point", asymmetric, vec![2, 2], vec!["\"w_zero_point\"", "expected shape [2, 1], found [1] I8"]),
     ];
     for (what, file, shape, mut parts) in cases {
         parts.push("\"w");
@@ -433,11 +447,7 @@ fn sentence_transformer_settings_that_would_change_the_text_are_refused() {
 
 #[test]
 fn quantization_config_reads_back_what_it_writes() {
-    let written = QuantizationConfig {
-        targets: vec!["Linear".into(), "Embedding".into()],
-        ignore: vec!["classifier".into()],
-        symmetric_activations: false,
-    };
+    let written = QuantizationConfig::int8(vec!["classifier".into()]);
     let config = written.to_json();
     assert_eq!(config["config_groups"]["group_0"]["weights"]["strategy"], "channel");
     assert_eq!(config["config_groups"]["group_0"]["input_activations"]["dynamic"], true);
@@ -448,25 +458,29 @@ fn quantization_config_reads_back_what_it_writes() {
 
 #[test]
 fn other_quantization_schemes_are_refused_by_name() {
-    let good = QuantizationConfig { targets: vec!["Linear".into()], ignore: vec![], symmetric_activations: false };
-    let cases: [(&str, &str, Value, &str); 13] = [
+    let good = QuantizationConfig::int8(vec![]);
+    let cases: [(&str, &str, Value, &str); 16] = [
         ("method", "/quant_method", json!("gptq"), "quant_method \"gptq\""),
         ("no method", "/quant_method", json!(null), "no quant_method"),
-        ("format", "/format", json!("pack-quantized"), "format \"pack-quantized\""),
+        ("format", "/format", json!("marlin-24"), "format \"marlin-24\""),
+        ("other format", "/format", json!("pack-quantized"), "int8 in format \"pack-quantized\""),
+        ("group format", "/config_groups/group_0/format", json!("octet-binary"), "format \"octet-binary\""),
         ("status", "/quantization_status", json!("calibration"), "quantization_status \"calibration\""),
-        ("bits", "/config_groups/group_0/weights/num_bits", json!(4), "weights of 4 bits"),
+        ("bits", "/config_groups/group_0/weights/num_bits", json!(3), "weights of 3 bits"),
+        ("other bits", "/config_groups/group_0/weights/num_bits", json!(4), "int4 in format \"int-quantized\""),
         ("float", "/config_groups/group_0/weights/type", json!("float"), "8 bits, float"),
-        ("zero point", "/config_groups/group_0/weights/symmetric", json!(false), "asymmetric"),
-        ("groups", "/config_groups/group_0/weights/strategy", json!("group"), "strategy group"),
-        ("static", "/config_groups/group_0/input_activations/dynamic", json!(false), "input_activations of 8 bits"),
+        ("group without size", "/config_groups/group_0/weights/strategy", json!("group"), "strategy group"),
+        ("order", "/config_groups/group_0/weights/actorder", json!("group"), "actorder \"group\""),
         ("per tensor", "/config_groups/group_0/input_activations/strategy", json!("tensor"), "strategy tensor"),
         ("target", "/config_groups/group_0/targets", json!(["Conv1d"]), "target \"Conv1d\""),
+        ("pattern", "/config_groups/group_0/targets", json!(["re:(?!x)"]), "target \"re:(?!x)\""),
         ("no weights", "/config_groups/group_0/weights", json!(null), "no weights"),
         ("no groups", "/config_groups", json!({}), "quantization_config.config_groups"),
     ];
     for (what, pointer, value, part) in cases {
         let mut config = good.to_json();
-        *config.pointer_mut(pointer).unwrap() = value;
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        config.pointer_mut(parent).unwrap()[key] = value;
         assert_says(what, open_with_config(json!({"quantization_config": config})), &[part, "config.json"]);
     }
     let mut config = good.to_json();

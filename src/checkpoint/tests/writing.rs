@@ -3,9 +3,16 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::super::{Existing, ModelDir, ModelFiles, QuantManifest, QuantizationConfig, Tensor, write_model};
 use super::*;
+use crate::kernels::affine::{QuantizedWeights, Scheme};
 
 fn tensors_to_write() -> BTreeMap<String, Tensor> {
-    let int8 = Tensor::Int8 { shape: vec![2, 3], data: vec![-127, 0, 127, 1, 2, 3], scale: vec![0.5, 0.25] };
+    let int8 = Tensor::Quantized(QuantizedWeights {
+        scheme: Scheme::INT8,
+        shape: [2, 3],
+        values: vec![-127, 0, 127, 1, 2, 3],
+        scale: vec![0.5, 0.25],
+        zero_point: vec![],
+    });
     let bias = Tensor::F32 { shape: vec![3], data: vec![1.0, -0.0, f32::MIN_POSITIVE] };
     BTreeMap::from([("dense.weight".to_string(), int8), ("dense.bias".to_string(), bias)])
 }
@@ -16,16 +23,13 @@ fn a_written_folder_reads_back_equal_and_is_the_same_bytes_each_time() {
     let source = folder(root.path(), "source");
     add_sentence_transformer(&source);
     std::fs::write(source.join("special_tokens_map.json"), "{\"pad\": 0}").unwrap();
-    let quantization = QuantizationConfig {
-        targets: vec!["Linear".into(), "Embedding".into()],
-        ignore: vec![],
-        symmetric_activations: false,
-    };
+    let quantization = QuantizationConfig::int8(vec![]);
     let manifest = QuantManifest { f32_bytes: 36, ..QuantManifest::new() };
     let files = ModelFiles {
         config: config().as_object().unwrap().clone(),
         quantization: Some(&quantization),
         tensors: tensors_to_write(),
+        inputs: BTreeMap::new(),
         manifest: Some(&manifest),
         copy_from: Some(&source),
         extra: BTreeMap::from([("README.md".to_string(), b"a model\n".to_vec())]),
