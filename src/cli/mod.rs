@@ -99,6 +99,7 @@ fn kernels(settings: &Settings) -> anyhow::Result<Kernels> {
         IsaChoice::Avx2 => Isa::Avx2,
         IsaChoice::AvxVnni => Isa::AvxVnni,
         IsaChoice::Avx512Vnni => Isa::Avx512Vnni,
+        IsaChoice::AmxInt8 => Isa::AmxInt8,
     };
     Kernels::for_isa(isa).context("engine.isa (OCTET_ISA)")
 }

@@ -18,6 +18,8 @@ choice! {
         AvxVnni = "avx_vnni",
         /// AVX-512 VNNI.
         Avx512Vnni = "avx512_vnni",
+        /// AMX int8 (products of tiles).
+        AmxInt8 = "amx_int8",
     }
 }
 

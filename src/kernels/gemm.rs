@@ -5,9 +5,9 @@
 //! `|qa qw| <= 255 * 128` and `k <= MAX_K`, no sum leaves i32.
 
 use super::isa::{Isa, Kernels};
-use super::microkernel::{Layout, MAX_ROWS, Microkernel, Out, Strip, scalar};
+use super::microkernel::{Layout, MAX_ROWS, Microkernel, Out, Product, Strip, scalar};
 #[cfg(target_arch = "x86_64")]
-use super::microkernel::{avx_vnni, avx2, avx512_vnni};
+use super::microkernel::{amx_int8, avx_vnni, avx2, avx512_vnni};
 use super::pack::PackedWeights;
 use super::quantize::QuantizedRows;
 
@@ -16,15 +16,18 @@ use super::quantize::QuantizedRows;
 const COLUMN_BLOCK: usize = 64;
 
 /// Bytes of activations in a row block; with the weights of a column block they fit a second-level cache.
-const ROW_BLOCK_BYTES: usize = 256 * 1024;
+pub(crate) const ROW_BLOCK_BYTES: usize = 256 * 1024;
+
+/// Bytes after the last row that kernels may read: a row begun with its last 4 bytes, in steps of 64.
+pub(crate) const SPARE_BYTES: usize = 60;
 
 /// Quantized rows as the kernels read them.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<'a> {
-    /// `[m, depth]`; bytes past `k` meet zero weights.
+    /// `[m, stride]` and [`SPARE_BYTES`] more; bytes past `k` meet zero weights.
     pub bytes: &'a [u8],
     /// `k` rounded up to a multiple of 4.
-    pub depth: usize,
+    pub stride: usize,
     /// `[m]`.
     pub scale: &'a [f32],
     /// `[m]`.
@@ -36,6 +39,8 @@ pub(crate) struct Rows<'a> {
 pub(crate) struct Panels<'a> {
     /// `[n / columns][depth / group][columns][group]`.
     pub weights: &'a [i8],
+    /// `k` with padding.
+    pub depth: usize,
     /// `[n]`.
     pub scale: &'a [f32],
     /// `[n]`.
@@ -77,16 +82,27 @@ impl Output<'_> {
 ///
 /// # Panics
 /// When sizes do not fit together.
-pub(crate) unsafe fn product<K: Microkernel>(a: Rows<'_>, w: Panels<'_>, mut output: Output<'_>) {
-    let (m, n, depth) = (a.scale.len(), w.n, a.depth);
-    let Layout { columns, group } = K::LAYOUT;
+pub(crate) unsafe fn product<K: Product>(a: Rows<'_>, w: Panels<'_>, mut output: Output<'_>) {
+    let (m, n) = (a.scale.len(), w.n);
+    let Layout { columns, group, step } = K::layout();
     let padded_n = n.next_multiple_of(columns);
-    assert!(COLUMN_BLOCK.is_multiple_of(columns) && depth.is_multiple_of(4) && 4usize.is_multiple_of(group));
-    assert!(a.bytes.len() == m * depth && a.zero_point.len() == m);
-    assert!(w.weights.len() == padded_n * depth && w.scale.len() == padded_n);
-    assert!(w.bias.len() == padded_n && w.minus_column_sum.len() == padded_n);
+    assert!(a.stride.is_multiple_of(4) && 4usize.is_multiple_of(group));
+    assert!(a.bytes.len() == m * a.stride + SPARE_BYTES && a.zero_point.len() == m);
+    assert!(w.depth == a.stride.next_multiple_of(step) && w.weights.len() == padded_n * w.depth);
+    assert!(w.scale.len() == padded_n && w.bias.len() == padded_n && w.minus_column_sum.len() == padded_n);
     assert_eq!(output.len(), m * n, "the output of a matrix product needs m * n values");
-    let out = output.as_out();
+    // SAFETY: the caller promises the instruction set, and the sizes were asserted; `depth` is at most 60 above the
+    // stride.
+    unsafe { K::product(a, w, output.as_out()) };
+}
+
+/// A product strip by strip.
+///
+/// # Safety
+/// As [`Product::product`].
+pub(crate) unsafe fn product_of_strips<K: Microkernel>(a: Rows<'_>, w: Panels<'_>, out: Out) {
+    let (m, n, depth) = (a.scale.len(), w.n, w.depth);
+    assert!(depth == a.stride && COLUMN_BLOCK.is_multiple_of(K::LAYOUT.columns));
     let row_block = (ROW_BLOCK_BYTES / depth.max(1)).max(MAX_ROWS);
     for block in (0..m).step_by(row_block) {
         let block_end = (block + row_block).min(m);
@@ -113,8 +129,8 @@ pub(crate) unsafe fn product<K: Microkernel>(a: Rows<'_>, w: Panels<'_>, mut out
                     },
                     out_stride: n,
                 };
-                // SAFETY: the caller promises the instruction set. The lengths asserted above hold `rows` rows from
-                // `i` on, whole panels from `j` on for `columns` channels, and `columns` outputs in each row.
+                // SAFETY: the caller promises the instruction set, and sizes that hold `rows` rows from `i` on, whole
+                // panels from `j` on for `columns` channels, and `columns` outputs in each row.
                 unsafe {
                     match rows {
                         1 => K::strip::<1>(&strip),
@@ -162,6 +178,9 @@ impl Kernels {
             // SAFETY: see above.
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => unsafe { product::<avx512_vnni::Avx512Vnni>(a.as_rows(), w.as_panels(), out) },
+            // SAFETY: see above.
+            #[cfg(target_arch = "x86_64")]
+            Isa::AmxInt8 => unsafe { product::<amx_int8::AmxInt8>(a.as_rows(), w.as_panels(), out) },
             // SAFETY: plain Rust runs everywhere.
             _ => unsafe { product::<scalar::Scalar>(a.as_rows(), w.as_panels(), out) },
         }

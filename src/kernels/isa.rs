@@ -4,6 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
+#[cfg(target_arch = "x86_64")]
+use super::tiles;
+
 /// A full set of CPU features that one family of kernels needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
@@ -15,11 +18,13 @@ pub enum Isa {
     AvxVnni,
     /// AVX-512 F, BW, VL, DQ and VNNI: the 512-bit `vpdpbusd`.
     Avx512Vnni,
+    /// The AVX-512 set and AMX-TILE, AMX-INT8 and AMX-BF16, which the operating system must allow: products of tiles.
+    AmxInt8,
 }
 
 impl Isa {
     /// All instruction sets, slowest first.
-    pub const ALL: [Isa; 4] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni];
+    pub const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512Vnni, Isa::AmxInt8];
 
     /// The name used in settings, logs and metrics.
     pub fn name(self) -> &'static str {
@@ -28,6 +33,7 @@ impl Isa {
             Isa::Avx2 => "avx2",
             Isa::AvxVnni => "avx_vnni",
             Isa::Avx512Vnni => "avx512_vnni",
+            Isa::AmxInt8 => "amx_int8",
         }
     }
 
@@ -47,6 +53,7 @@ impl Isa {
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vnni")
             }
+            Isa::AmxInt8 => Isa::Avx512Vnni.is_supported() && tiles::are_available(),
         }
     }
 
@@ -65,7 +72,7 @@ impl fmt::Display for Isa {
 
 /// A name that is no [`Isa`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown instruction set `{found}`, allowed are scalar, avx2, avx_vnni and avx512_vnni")]
+#[error("unknown instruction set `{found}`, allowed are scalar, avx2, avx_vnni, avx512_vnni and amx_int8")]
 pub struct UnknownIsa {
     /// What was given.
     pub found: String,
@@ -139,6 +146,7 @@ impl Kernels {
             Isa::Avx2 => "x86_64-u8i8i32-avx2",
             Isa::AvxVnni => "x86_64-u8i8i32-avxvnni",
             Isa::Avx512Vnni => "x86_64-u8i8i32-avx512vnni",
+            Isa::AmxInt8 => "x86_64-u8i8i32-amxint8",
         }
     }
 }

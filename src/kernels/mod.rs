@@ -20,6 +20,8 @@ pub mod reference;
 mod softmax;
 #[cfg(test)]
 mod testing;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 
 pub use activation::Activation;
 pub use attention::AttentionScratch;

@@ -77,10 +77,10 @@ pub struct PackedWeights {
     minus_column_sum: AlignedVec<i32>,
 }
 
-/// Lays `weight` `[n, k]` out in panels, padding channels and `k` (to a multiple of 4) with zeros.
+/// Lays `weight` `[n, k]` out in panels, padding channels and `k` with zeros.
 pub(crate) fn pack_panels(weight: &[i8], n: usize, k: usize, layout: Layout) -> AlignedVec<i8> {
-    let Layout { columns, group } = layout;
-    let depth = k.next_multiple_of(4);
+    let Layout { columns, group, step } = layout;
+    let depth = k.next_multiple_of(step);
     let mut panels = AlignedVec::zeroed(n.next_multiple_of(columns) * depth);
     for (panel, rows) in panels.as_mut_slice().chunks_exact_mut((columns * depth).max(1)).zip(0..) {
         for column in 0..columns.min(n - rows * columns) {
@@ -146,6 +146,7 @@ impl PackedWeights {
     pub(crate) fn as_panels(&self) -> Panels<'_> {
         Panels {
             weights: self.panels.as_slice(),
+            depth: self.k.next_multiple_of(Layout::of(self.isa).step),
             scale: self.scale.as_slice(),
             bias: self.bias.as_slice(),
             minus_column_sum: self.minus_column_sum.as_slice(),

@@ -2,6 +2,8 @@
 //! independent sums hide the latency of each.
 
 use super::isa::{Isa, Kernels};
+#[cfg(target_arch = "x86_64")]
+use super::tiles;
 
 /// Independent sums: more than latency times throughput of every instruction here (8 on Zen 4, 10 on Sapphire Rapids),
 /// and few enough for 16 registers.
@@ -16,6 +18,7 @@ impl Kernels {
             Isa::Avx2 => Some("vpmaddwd ymm"),
             Isa::AvxVnni => Some("vpdpbusd ymm"),
             Isa::Avx512Vnni => Some("vpdpbusd zmm"),
+            Isa::AmxInt8 => Some("tdpbusd"),
         }
     }
 
@@ -32,6 +35,11 @@ impl Kernels {
                 Isa::AvxVnni => (32, unsafe { x86_64::dpbusd_256(steps) }),
                 // SAFETY: `self` proves that the CPU has AVX-512 F and VNNI.
                 Isa::Avx512Vnni => (64, unsafe { x86_64::dpbusd_512(steps) }),
+                Isa::AmxInt8 => {
+                    // SAFETY: `self` proves that tiles are available.
+                    unsafe { tiles::multiply_in_registers(steps) };
+                    return Some(u64::from(steps) * 4 * 16 * 16 * 64);
+                }
             };
             std::hint::black_box(sum);
             Some(u64::from(steps) * SUMS as u64 * macs_per_instruction)
@@ -107,6 +115,7 @@ mod tests {
                 Isa::Avx2 => Some(12 * 16),
                 Isa::AvxVnni => Some(12 * 32),
                 Isa::Avx512Vnni => Some(12 * 64),
+                Isa::AmxInt8 => Some(4 * 16 * 16 * 64),
             };
             assert_eq!(kernels.multiply_in_registers(1000), per_step.map(|macs| 1000 * macs));
             assert_eq!(kernels.multiply_instruction().is_some(), per_step.is_some());

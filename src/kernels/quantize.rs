@@ -2,7 +2,7 @@
 
 use super::activation::{Activation, gelu, gelu_tanh, relu};
 use super::affine::QParams;
-use super::gemm::Rows;
+use super::gemm::{Rows, SPARE_BYTES};
 use super::isa::Kernels;
 use super::lanes::{Ints, LANES, LaneKernel, Lanes};
 use super::pack::AlignedVec;
@@ -58,11 +58,11 @@ impl QuantizedRows {
     fn reset(&mut self, m: usize, k: usize) {
         self.k = k;
         self.stride = k.next_multiple_of(4);
-        self.bytes.resize(m * self.stride);
+        self.bytes.resize(m * self.stride + SPARE_BYTES);
         self.scale.resize(m, 1.0);
         self.zero_point.resize(m, 0);
         if self.stride != k {
-            for row in self.bytes.as_mut_slice().chunks_exact_mut(self.stride) {
+            for row in self.bytes.as_mut_slice()[..m * self.stride].chunks_exact_mut(self.stride) {
                 row[k..].fill(0);
             }
         }
@@ -81,7 +81,7 @@ impl QuantizedRows {
     /// What the kernels read.
     pub(crate) fn as_rows(&self) -> Rows<'_> {
         let Self { bytes, scale, zero_point, stride, .. } = self;
-        Rows { bytes: bytes.as_slice(), depth: *stride, scale, zero_point }
+        Rows { bytes: bytes.as_slice(), stride: *stride, scale, zero_point }
     }
 
     /// The integers of row `i`, `[k]`.
@@ -353,7 +353,7 @@ mod tests {
             kernels.quantize_rows(&x, k, &mut fresh);
             assert_eq!(parts(&reused), parts(&fresh));
             let (rows, depth) = (reused.as_rows(), k.next_multiple_of(4));
-            assert!(rows.bytes.chunks(depth).all(|row| row[k..].iter().all(|&q| q == 0)));
+            assert!(rows.bytes.chunks(depth).take(reused.rows()).all(|row| row[k..].iter().all(|&q| q == 0)));
         }
         kernels.quantize_rows(&[], 5, &mut reused);
         assert_eq!(reused.rows(), 0);

@@ -96,6 +96,7 @@ impl Case {
 
 /// The inputs of a product as the kernels read them, padded.
 struct Padded {
+    stride: usize,
     depth: usize,
     n: usize,
     bytes: Vec<u8>,
@@ -109,18 +110,19 @@ struct Padded {
 
 impl Padded {
     fn new(case: &Case, layout: Layout) -> Padded {
-        let (n, k, depth) = (case.n, case.k, case.k.next_multiple_of(4));
+        let (n, k, stride) = (case.n, case.k, case.k.next_multiple_of(4));
         let padded_n = n.next_multiple_of(layout.columns);
-        let mut bytes = vec![0u8; case.m * depth];
+        let mut bytes = vec![0xaa; case.m * stride + SPARE_BYTES];
         for i in 0..case.m {
-            bytes[i * depth..][..k].copy_from_slice(&case.q[i * k..][..k]);
+            bytes[i * stride..][..k].copy_from_slice(&case.q[i * k..][..k]);
         }
         let pad = |values: &[f32]| values.iter().copied().chain(std::iter::repeat(0.0)).take(padded_n).collect();
         let minus_column_sum = (0..padded_n)
             .map(|j| if j < n { -case.weight[j * k..][..k].iter().map(|&w| i32::from(w)).sum::<i32>() } else { 0 })
             .collect();
         Padded {
-            depth,
+            stride,
+            depth: k.next_multiple_of(layout.step),
             n,
             bytes,
             row_scale: case.row_scale.clone(),
@@ -133,12 +135,13 @@ impl Padded {
     }
 
     fn rows(&self) -> Rows<'_> {
-        Rows { bytes: &self.bytes, depth: self.depth, scale: &self.row_scale, zero_point: &self.zero_point }
+        Rows { bytes: &self.bytes, stride: self.stride, scale: &self.row_scale, zero_point: &self.zero_point }
     }
 
     fn panels(&self) -> Panels<'_> {
         Panels {
             weights: &self.weights,
+            depth: self.depth,
             scale: &self.column_scale,
             bias: &self.bias,
             minus_column_sum: &self.minus_column_sum,
@@ -187,6 +190,16 @@ fn sums_and_floats_are_bit_equal_to_the_reference_at_every_edge() {
 }
 
 #[test]
+fn tiles_of_any_height_and_panels_of_any_number_are_bit_equal_to_the_reference() {
+    for m in [15, 16, 17, 31, 32, 33, 47, 48, 49, 64, 65, 97] {
+        for (n, k) in [(16, 64), (31, 63), (64, 65), (65, 128), (100, 130), (150, 192)] {
+            Case::random(m, n, k, (m * 10_000 + n * 100 + k) as u64).check();
+            Case::extreme(m, n, k).check();
+        }
+    }
+}
+
+#[test]
 fn long_rows_are_exact_up_to_the_longest_allowed() {
     for k in [4095, 4096, 4097, 8200, MAX_K] {
         Case::random(3, 3, k, k as u64).check();
@@ -204,7 +217,7 @@ proptest! {
 
     #[test]
     fn sums_and_floats_are_bit_equal_to_the_reference(
-        m in 0usize..20, n in 0usize..150, k in 0usize..200, seed in any::<u64>(),
+        m in 0usize..70, n in 0usize..150, k in 0usize..200, seed in any::<u64>(),
     ) {
         Case::random(m, n, k, seed).check();
     }
@@ -212,11 +225,13 @@ proptest! {
 
 #[test]
 fn no_kernel_touches_memory_outside_its_slices() {
-    fn check<K: Microkernel>(name: &str) {
-        for m in [1, 2, 5, 6, 7, 13] {
-            for (n, k) in [(1, 1), (8, 4), (15, 5), (16, 16), (17, 18), (63, 33), (64, 64), (65, 4), (130, 7)] {
+    fn check<K: Product>(name: &str) {
+        for m in [1, 2, 5, 6, 7, 13, 17, 49] {
+            for (n, k) in
+                [(1, 1), (8, 4), (15, 5), (16, 16), (17, 18), (63, 33), (64, 64), (65, 4), (130, 7), (81, 129)]
+            {
                 let case = Case::random(m, n, k, 5);
-                let padded = Padded::new(&case, K::LAYOUT);
+                let padded = Padded::new(&case, K::layout());
                 for guard in GUARDS {
                     let bytes = Guarded::new(&padded.bytes, guard);
                     let row_scale = Guarded::new(&padded.row_scale, guard);
@@ -225,9 +240,11 @@ fn no_kernel_touches_memory_outside_its_slices() {
                     let column_scale = Guarded::new(&padded.column_scale, guard);
                     let bias = Guarded::new(&padded.bias, guard);
                     let minus_column_sum = Guarded::new(&padded.minus_column_sum, guard);
-                    let rows = Rows { bytes: &bytes, depth: padded.depth, scale: &row_scale, zero_point: &zero_point };
+                    let rows =
+                        Rows { bytes: &bytes, stride: padded.stride, scale: &row_scale, zero_point: &zero_point };
                     let panels = Panels {
                         weights: &weights,
+                        depth: padded.depth,
                         scale: &column_scale,
                         bias: &bias,
                         minus_column_sum: &minus_column_sum,
@@ -253,6 +270,7 @@ fn no_kernel_touches_memory_outside_its_slices() {
             Isa::Avx2 => check::<avx2::Avx2>(kernels.gemm_name()),
             Isa::AvxVnni => check::<avx_vnni::AvxVnni>(kernels.gemm_name()),
             Isa::Avx512Vnni => check::<avx512_vnni::Avx512Vnni>(kernels.gemm_name()),
+            Isa::AmxInt8 => check::<amx_int8::AmxInt8>(kernels.gemm_name()),
         }
     }
     if has_evex_256() {

@@ -190,7 +190,7 @@ impl Kernels {
             Isa::Avx2 | Isa::AvxVnni => unsafe { avx2::run(kernel) },
             // SAFETY: `self` proves that the CPU has AVX-512 F, BW, VL and DQ, AVX2 and FMA.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => unsafe { avx512::run(kernel) },
+            Isa::Avx512Vnni | Isa::AmxInt8 => unsafe { avx512::run(kernel) },
             _ => kernel.run::<ScalarLanes>(),
         }
     }

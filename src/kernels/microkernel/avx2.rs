@@ -25,7 +25,7 @@ const WIDE_STRIDE: usize = WIDE + 32;
 struct WideRows(MaybeUninit<[[i16; WIDE_STRIDE]; MAX_ROWS]>);
 
 impl Microkernel for Avx2 {
-    const LAYOUT: Layout = Layout { columns: NR, group: 2 };
+    const LAYOUT: Layout = Layout { columns: NR, group: 2, step: 4 };
 
     #[inline]
     unsafe fn strip<const M: usize>(strip: &Strip) {

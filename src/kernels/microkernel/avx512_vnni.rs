@@ -12,7 +12,7 @@ const VECTORS: usize = 4;
 const NR: usize = 16 * VECTORS;
 
 impl Microkernel for Avx512Vnni {
-    const LAYOUT: Layout = Layout { columns: NR, group: 4 };
+    const LAYOUT: Layout = Layout { columns: NR, group: 4, step: 4 };
 
     #[inline]
     unsafe fn strip<const M: usize>(strip: &Strip) {

@@ -15,7 +15,7 @@ macro_rules! dpbusd_256 {
         pub(crate) struct $name;
 
         impl Microkernel for $name {
-            const LAYOUT: Layout = Layout { columns: NR, group: 4 };
+            const LAYOUT: Layout = Layout { columns: NR, group: 4, step: 4 };
 
             #[inline]
             unsafe fn strip<const M: usize>(strip: &Strip) {

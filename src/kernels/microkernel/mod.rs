@@ -1,6 +1,8 @@
 //! The innermost loops of the integer GEMM, one file per instruction set, behind [`Microkernel`].
 
 #[cfg(target_arch = "x86_64")]
+pub(crate) mod amx_int8;
+#[cfg(target_arch = "x86_64")]
 pub(crate) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod avx512_vnni;
@@ -8,18 +10,22 @@ pub(crate) mod avx512_vnni;
 pub(crate) mod avx_vnni;
 pub(crate) mod scalar;
 
+use super::gemm::{Panels, Rows, product_of_strips};
 use super::isa::Isa;
 
 /// Most rows of a register tile: 6 x 64 sums fill 24 of 32 zmm, 6 x 16 fill 12 of 16 ymm, and the rest holds inputs.
 pub(crate) const MAX_ROWS: usize = 6;
 
-/// How weights lie in memory: panels of `columns` output channels, `[n / columns][k / group][columns][group]`.
+/// How weights lie in memory: panels of `columns` output channels, `[n / columns][depth / group][columns][group]`, with
+/// `depth` the `k` of the matrix rounded up to a multiple of `step`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Layout {
     /// Output channels of a panel.
     pub columns: usize,
     /// Neighbouring `k` of one channel that lie together: what one multiply instruction sums.
     pub group: usize,
+    /// Zero weights pad `k` to a multiple of this.
+    pub step: usize,
 }
 
 impl Layout {
@@ -33,6 +39,8 @@ impl Layout {
             Isa::AvxVnni => avx_vnni::AvxVnni::LAYOUT,
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => avx512_vnni::Avx512Vnni::LAYOUT,
+            #[cfg(target_arch = "x86_64")]
+            Isa::AmxInt8 => amx_int8::AmxInt8::layout(),
             #[cfg(not(target_arch = "x86_64"))]
             _ => scalar::Scalar::LAYOUT,
         }
@@ -98,7 +106,32 @@ impl Strip {
     }
 }
 
-/// The integer kernel of one instruction set.
+/// A whole product on one instruction set.
+pub(crate) trait Product {
+    /// The weight layout it reads.
+    fn layout() -> Layout;
+
+    /// Computes all rows and channels.
+    ///
+    /// # Safety
+    /// The CPU has the instruction set; the sizes of rows and panels fit together as their docs say, with
+    /// `Panels::depth` a multiple of the layout's step that is readable from the start of each row; the output has room
+    /// for all rows and channels.
+    unsafe fn product(a: Rows<'_>, w: Panels<'_>, out: Out);
+}
+
+impl<K: Microkernel> Product for K {
+    fn layout() -> Layout {
+        K::LAYOUT
+    }
+
+    unsafe fn product(a: Rows<'_>, w: Panels<'_>, out: Out) {
+        // SAFETY: the caller's promise.
+        unsafe { product_of_strips::<K>(a, w, out) };
+    }
+}
+
+/// A kernel that computes a few rows at a time with their sums in vector registers.
 pub(crate) trait Microkernel {
     /// The weight layout it reads.
     const LAYOUT: Layout;

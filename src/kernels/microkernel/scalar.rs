@@ -8,7 +8,7 @@ pub(crate) struct Scalar;
 const NR: usize = 16;
 
 impl Microkernel for Scalar {
-    const LAYOUT: Layout = Layout { columns: NR, group: 4 };
+    const LAYOUT: Layout = Layout { columns: NR, group: 4, step: 4 };
 
     unsafe fn strip<const M: usize>(strip: &Strip) {
         for j in (0..strip.columns).step_by(NR) {
