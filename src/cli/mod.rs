@@ -10,6 +10,7 @@ mod machine;
 mod progress;
 mod quantize;
 mod serve;
+mod shadow;
 mod table;
 mod train;
 

@@ -15,7 +15,7 @@ use crate::server;
 use crate::telemetry::{Metrics, logging};
 
 use super::table::{Table, megabytes};
-use super::{Common, kernels, model_folder, threads};
+use super::{Common, kernels, model_folder, shadow, threads};
 
 /// Serve models over HTTP.
 ///
@@ -45,21 +45,34 @@ pub(super) fn run(args: ServeArgs, common: &Common) -> anyhow::Result<()> {
     flags.extend(args.models.into_iter().map(|model| ("models".to_string(), model)));
     let settings = common.settings(flags)?;
     init_logging(&settings);
+    shadow::limit_candle(&settings);
 
     let kernels = kernels(&settings)?;
     let threads = threads(&settings);
     let mut loader = Loader::new(kernels, Precision::Int8);
-    let mut models = Vec::new();
+    let mut served = Vec::new();
     for model in &settings.models {
         let folder = model_folder(&model.path, &settings)?;
         let loaded = loader.load(&model.id, &folder).with_context(|| format!("model \"{}\"", model.id))?;
-        models.push(Arc::new(loaded));
+        served.push((Arc::new(loaded), folder));
     }
-    let loaded = table(&models);
+    let originals = shadow::load(&served, kernels, &settings)?;
+    let models: Vec<Arc<Model>> = served.into_iter().map(|(model, _)| model).collect();
+    let mut loaded = table(&models).to_string();
+    if !originals.is_empty() {
+        loaded = format!("{loaded}\n{}", shadow::summary(&originals, &settings));
+    }
 
     let metrics = Arc::new(Metrics::new(server::ROUTES));
-    let options = EngineOptions { threads, isa: kernels.isa().name(), batching: settings.batching.clone() };
-    let engine = Engine::start(Registry::new(models), options, metrics.clone());
+    let options = EngineOptions {
+        threads,
+        isa: kernels.isa().name(),
+        batching: settings.batching.clone(),
+        shadow: settings.shadow.clone(),
+        feedback: settings.feedback.clone(),
+    };
+    let registry = Registry::new(models).with_originals(originals);
+    let engine = Engine::start(registry, options, metrics.clone());
     // One thread moves bytes; the compute threads are the engine's own, and tokenizing uses the blocking threads.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

@@ -231,6 +231,7 @@ impl Loader {
         if !self.settings.set(key, raw, origin) {
             let allowed = match setting.allowed {
                 Allowed::Between(..) => format!("a whole number, {}", setting.allowed),
+                Allowed::Share => format!("a number, {}", setting.allowed),
                 allowed => allowed.to_string(),
             };
             self.problems.push(Problem::BadValue {

@@ -11,9 +11,10 @@ mod value;
 pub use load::{DEFAULT_FILE, Origin, Problem};
 pub use render::{reference_page, template_file};
 pub use sections::{
-    BatchingSettings, EngineSettings, HubSettings, IsaChoice, LogFormat, LogLevel, ServerSettings, TelemetrySettings,
+    BatchingSettings, EngineSettings, FeedbackSettings, HubSettings, IsaChoice, LogFormat, LogLevel, ServerSettings,
+    ShadowSettings, TelemetrySettings,
 };
-pub use value::{Allowed, Setting};
+pub use value::{Allowed, Setting, Share};
 
 use std::collections::BTreeMap;
 
@@ -37,6 +38,10 @@ pub struct Settings {
     pub engine: EngineSettings,
     /// How requests share a run.
     pub batching: BatchingSettings,
+    /// Comparison with the float original.
+    pub shadow: ShadowSettings,
+    /// Labels for answers.
+    pub feedback: FeedbackSettings,
     /// Where models come from.
     pub hub: HubSettings,
     /// Logs.
@@ -48,12 +53,20 @@ pub struct Settings {
 }
 
 impl Settings {
-    fn sections(&self) -> [&dyn Section; 5] {
-        [&self.server, &self.engine, &self.batching, &self.hub, &self.telemetry]
+    fn sections(&self) -> [&dyn Section; 7] {
+        [&self.server, &self.engine, &self.batching, &self.shadow, &self.feedback, &self.hub, &self.telemetry]
     }
 
-    fn sections_mut(&mut self) -> [&mut dyn Section; 5] {
-        [&mut self.server, &mut self.engine, &mut self.batching, &mut self.hub, &mut self.telemetry]
+    fn sections_mut(&mut self) -> [&mut dyn Section; 7] {
+        [
+            &mut self.server,
+            &mut self.engine,
+            &mut self.batching,
+            &mut self.shadow,
+            &mut self.feedback,
+            &mut self.hub,
+            &mut self.telemetry,
+        ]
     }
 
     /// Every setting in `section.name` form, with its documentation, in the order of the settings file.

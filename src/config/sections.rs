@@ -3,7 +3,7 @@
 //! The unit of a number is the end of its name: `_ms` and `_us` are milli- and microseconds, `_bytes` bytes,
 //! `_tokens` tokens.
 
-use super::value::{Allowed, between, choice, section};
+use super::value::{Allowed, Share, between, choice, section};
 
 choice! {
     /// Which instruction set the kernels use.
@@ -112,6 +112,35 @@ section! {
         /// Tokens that may wait; a request that does not fit is refused with 429. One request is charged for at most
         /// half of it.
         max_queue_tokens: usize = 262_144, between(1, 1_073_741_824);
+    }
+}
+
+section! {
+    /// Comparison of some answers with those of the float original, beside the requests: how much accuracy int8 can have
+    /// cost at most, without labels. Off until `float` names a folder.
+    pub struct ShadowSettings = "shadow" {
+        /// Float folders (or hub ids) that served models were made from, separated by commas. Each is compared with the
+        /// models whose `quant.json` names it by digest; `id=path` is for one model, also for one that names no source.
+        float: String = String::new(), Allowed::Text;
+        /// Share of the answered inputs that is compared, chosen at random.
+        rate: Share = Share::percent(1), Allowed::Share;
+        /// Share of the time of one CPU that comparisons may take. They have a thread of the lowest priority, and none
+        /// begins while requests wait. 0 never compares.
+        budget: Share = Share::percent(10), Allowed::Share;
+        /// Answers that may wait for a comparison; further ones are not compared, and counted.
+        max_queue_inputs: usize = 64, between(1, 100_000);
+    }
+}
+
+section! {
+    /// Labels that come after the answers (`POST /v1/feedback`).
+    pub struct FeedbackSettings = "feedback" {
+        /// Classified inputs that are remembered for labels, without their texts: about 100 bytes each. The oldest go
+        /// first; 0 remembers none.
+        max_answers: usize = 65_536, between(0, 100_000_000);
+        /// Count labelled answers by predicted and actual label for models with at most this many labels: the square of
+        /// it in series. 0 for none.
+        confusion_labels: usize = 0, between(0, 50);
     }
 }
 

@@ -7,6 +7,8 @@ pub enum Allowed {
     Between(u64, u64),
     /// One of these words.
     OneOf(&'static [&'static str]),
+    /// A share from 0 to 1, both included.
+    Share,
     /// `true` or `false`.
     Bool,
     /// Any text.
@@ -23,6 +25,7 @@ impl std::fmt::Display for Allowed {
         match self {
             Allowed::Between(low, high) => write!(f, "{low} to {high}"),
             Allowed::OneOf(names) => f.write_str(&names.join(", ")),
+            Allowed::Share => f.write_str("0 to 1"),
             Allowed::Bool => f.write_str("true, false"),
             Allowed::Text => f.write_str("text"),
         }
@@ -125,6 +128,46 @@ macro_rules! number {
     )*};
 }
 number!(u16, u64, usize);
+
+/// A share of a whole, 0 to 1, in millionths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share(u32);
+
+const MILLION: f64 = 1e6;
+
+impl Share {
+    /// So many percent, at most 100.
+    pub(super) const fn percent(percent: u32) -> Self {
+        Share(percent * 10_000)
+    }
+
+    /// As a number, 0 to 1.
+    pub fn value(self) -> f64 {
+        f64::from(self.0) / MILLION
+    }
+
+    fn of(value: f64) -> Option<Self> {
+        (0.0..=1.0).contains(&value).then(|| Share((value * MILLION).round() as u32))
+    }
+}
+
+impl Value for Share {
+    fn from_text(text: &str) -> Option<Self> {
+        Share::of(text.parse().ok()?)
+    }
+
+    fn from_toml(value: &toml::Value) -> Option<Self> {
+        Share::of(value.as_float().or(value.as_integer().map(|n| n as f64))?)
+    }
+
+    fn to_toml(&self) -> String {
+        format!("{:?}", self.value())
+    }
+
+    fn is_allowed(&self, allowed: Allowed) -> bool {
+        allowed == Allowed::Share
+    }
+}
 
 /// A value as its source gives it.
 #[derive(Clone, Copy)]

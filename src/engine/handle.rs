@@ -7,17 +7,19 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinError, spawn_blocking};
 
-use crate::config::BatchingSettings;
+use crate::config::{BatchingSettings, FeedbackSettings, ShadowSettings};
 use crate::pipelines::{
     Classification, ClassifyInput, ClassifyOptions, EmbedOptions, Embedding, Model, OutputActivation, Pipeline,
     PipelineError, Prepared, Row, Summary, SummaryOptions, Task,
 };
-use crate::telemetry::{InFlightGuard, Metrics, Stage};
+use crate::telemetry::{InFlightGuard, Metrics, ModelFacts, Prediction, Stage};
 
 use super::batcher::Limits;
+use super::feedback::{Answers, Feedback, FeedbackError};
 use super::job::{Computed, Job, JobSpec};
 use super::queue::Queue;
-use super::registry::facts;
+use super::registry::{chooses_one_label, facts};
+use super::shadow::{Shadow, kind};
 use super::worker::Worker;
 use super::{Answer, EngineError, Registry, RequestContext};
 
@@ -41,6 +43,10 @@ pub struct EngineOptions {
     pub isa: &'static str,
     /// How requests share a run.
     pub batching: BatchingSettings,
+    /// How answers are compared with those of float originals, where the registry has some.
+    pub shadow: ShadowSettings,
+    /// How answers are remembered for labels.
+    pub feedback: FeedbackSettings,
 }
 
 /// Runs requests on the loaded models. Cheap to clone; the compute threads stop with the last clone.
@@ -54,6 +60,9 @@ struct Shared {
     metrics: Arc<Metrics>,
     queue: Arc<Queue>,
     tokenizing: Arc<Semaphore>,
+    /// None when no model has a float original.
+    shadow: Option<Shadow>,
+    answers: Answers,
     phase: watch::Sender<Phase>,
 }
 
@@ -70,6 +79,7 @@ enum Phase {
 impl Drop for Shared {
     fn drop(&mut self) {
         self.queue.close();
+        self.shadow.iter().for_each(Shadow::close);
     }
 }
 
@@ -93,13 +103,23 @@ impl Engine {
     /// # Panics
     /// When the operating system refuses a thread.
     pub fn start(registry: Registry, options: EngineOptions, metrics: Arc<Metrics>) -> Engine {
-        let EngineOptions { threads, isa, batching } = options;
+        let EngineOptions { threads, isa, batching, shadow, feedback } = options;
         let threads = threads.max(1);
         let max_batch_tokens = batching.max_batch_tokens;
         let limits = Limits { max_batch_tokens, max_wait: Duration::from_micros(batching.max_wait_us) };
         let queue = Queue::new(limits, batching.max_queue_tokens, threads, metrics.clone());
+        // Without a rate or a budget nothing would ever be compared.
+        let is_compared = shadow.rate.value() > 0.0 && shadow.budget.value() > 0.0;
+        let pairs = if is_compared { registry.pairs() } else { Vec::new() };
         for model in registry.models() {
-            metrics.add_model(&facts(model, isa));
+            let is_shadowed = pairs.iter().any(|pair| Arc::ptr_eq(&pair.served, model));
+            let takes_labels = chooses_one_label(model) && feedback.max_answers > 0;
+            metrics.add_model(&ModelFacts {
+                shadow: is_shadowed.then(|| kind(model)),
+                feedback: takes_labels,
+                confusion: takes_labels && model.info.labels.len() <= feedback.confusion_labels,
+                ..facts(model, isa)
+            });
             metrics.set_model_ready(&model.info.id, true);
         }
         for index in 0..threads {
@@ -108,7 +128,11 @@ impl Engine {
             let thread = std::thread::Builder::new().name(format!("octet-compute-{index}"));
             thread.spawn(move || worker.run()).expect("the operating system gives the process its compute threads");
         }
+        let start = |pairs| Shadow::start(pairs, &shadow, queue.clone(), metrics.clone());
+        let shadow = Some(pairs).filter(|pairs| !pairs.is_empty()).map(start);
         let shared = Shared {
+            shadow,
+            answers: Answers::new(feedback.max_answers, metrics.clone()),
             registry,
             metrics,
             queue,
@@ -142,12 +166,28 @@ impl Engine {
         let (model, pipeline) = self.find(model, Task::Classify, &request, |m| m.classifier.clone())?;
         let activation = options.activation.unwrap_or_else(|| pipeline.default_activation());
         let is_probability = activation != OutputActivation::None;
+        let own_activation = activation == pipeline.default_activation();
+        let id = request.id.clone();
         let answer = self.run(&model, Task::Classify, pipeline, inputs, options, request).await?;
-        for best in answer.outputs.iter().map(Classification::best) {
+        for output in &answer.outputs {
+            let best = output.best();
             let confidence = is_probability.then_some(best.score);
-            self.shared.metrics.prediction(&model.info.id, &best.label, confidence);
+            let prediction = Prediction { label: &best.label, confidence, own_activation, tokens: output.tokens };
+            self.shared.metrics.prediction(&model.info.id, prediction);
+        }
+        if let Some(id) = id.filter(|_| chooses_one_label(&model)) {
+            self.shared.answers.remember(&id, &model, &answer.outputs, own_activation);
         }
         Ok(answer)
+    }
+
+    /// Takes the label that input `index` of the classification called `id` ought to have had; metrics then tell how often
+    /// the model is right. The first label of an input counts.
+    ///
+    /// # Errors
+    /// Any [`FeedbackError`].
+    pub fn feedback(&self, id: &str, index: usize, label: &str) -> Result<Feedback, FeedbackError> {
+        self.shared.answers.label(id, index, label)
     }
 
     /// Turns texts into vectors with `model`, or with the default model of the task.
@@ -162,7 +202,9 @@ impl Engine {
         request: RequestContext,
     ) -> Result<Answer<Embedding>, EngineError> {
         let (model, pipeline) = self.find(model, Task::Embed, &request, |m| m.embedder.clone())?;
-        self.run(&model, Task::Embed, pipeline, inputs, options, request).await
+        let answer = self.run(&model, Task::Embed, pipeline, inputs, options, request).await?;
+        answer.outputs.iter().for_each(|output| self.shared.metrics.embedded(&model.info.id, output.tokens));
+        Ok(answer)
     }
 
     /// Picks the sentences of texts that say most, with `model`, or with the default model of the task.
@@ -237,6 +279,8 @@ impl Engine {
     /// Enters `phase`, one after [`Phase::Open`]; never goes back.
     fn go_to(&self, phase: Phase) {
         self.shared.phase.send_modify(|now| *now = phase.max(*now));
+        // Comparisons are the first to go.
+        self.shared.shadow.iter().for_each(Shadow::close);
         for model in self.shared.registry.models() {
             self.shared.metrics.set_model_ready(&model.info.id, false);
         }
@@ -273,7 +317,7 @@ impl Engine {
         options: P::Options,
         request: RequestContext,
     ) -> Result<Answer<P::Output>, EngineError> {
-        let RequestContext { record, deadline } = request;
+        let RequestContext { record, deadline, id: _ } = request;
         if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
             return Err(EngineError::Deadline);
         }
@@ -348,10 +392,13 @@ impl Engine {
     async fn rows(&self, spec: JobSpec) -> Result<Computed, EngineError> {
         let (job, answer) = Job::new(spec);
         let ticket = Ticket { queue: &self.shared.queue, job: job.clone() };
-        self.shared.queue.submit(job, Instant::now())?;
+        self.shared.queue.submit(job.clone(), Instant::now())?;
         let computed = answer.await;
         drop(ticket);
-        computed.unwrap_or_else(|_| Err(EngineError::Backend { reason: "the answer was lost".to_string() }))
+        let lost = |_| Err(EngineError::Backend { reason: "the answer was lost".to_string() });
+        let computed = computed.unwrap_or_else(lost)?;
+        self.shared.shadow.iter().for_each(|shadow| shadow.offer(&job, &computed.rows));
+        Ok(computed)
     }
 
     /// Rows → outputs; on a blocking thread when there are many.

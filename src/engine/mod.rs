@@ -8,15 +8,18 @@
 mod batcher;
 
 mod error;
+mod feedback;
 mod handle;
 mod job;
 mod queue;
 mod registry;
 mod request;
+mod shadow;
 mod share;
 mod worker;
 
 pub use error::EngineError;
+pub use feedback::{Feedback, FeedbackError};
 pub use handle::{Engine, EngineOptions};
 pub use registry::Registry;
 pub use request::{Answer, RequestContext};

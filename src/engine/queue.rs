@@ -132,6 +132,11 @@ impl Queue {
         Ok(())
     }
 
+    /// Whether requests wait for a thread.
+    pub(super) fn is_waited_in(&self) -> bool {
+        !self.state().line.is_empty()
+    }
+
     /// Takes a request whose caller has gone, or that has failed, out of the line.
     pub(super) fn remove(&self, job: &Arc<Job>) {
         let mut state = self.state();

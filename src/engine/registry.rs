@@ -3,16 +3,18 @@
 use std::sync::Arc;
 
 use crate::architectures::Encoder;
-use crate::pipelines::{Model, SequenceModel, Task};
-use crate::telemetry::ModelFacts;
+use crate::pipelines::{Histogram, Model, OutputActivation, SequenceModel, Task};
+use crate::telemetry::{Bins, ModelFacts, ReferenceFacts};
 
 use super::EngineError;
+use super::shadow::Pair;
 
 /// The loaded models. The first one that offers a task is the default for it.
 #[derive(Clone, Default)]
 pub struct Registry {
     models: Vec<Arc<Model>>,
     encoders: Vec<RegisteredEncoder>,
+    originals: Vec<Arc<Model>>,
 }
 
 /// An encoder, and the first model that stands on it.
@@ -44,6 +46,19 @@ impl Registry {
         registry
     }
 
+    /// The same, with float models to compare some answers with: each has the id of the model that was made from it.
+    ///
+    /// # Panics
+    /// When an id belongs to no model here.
+    pub fn with_originals(mut self, originals: Vec<Arc<Model>>) -> Self {
+        for original in &originals {
+            let id = &original.info.id;
+            assert!(self.get(id).is_some(), "no model is called {id:?}");
+        }
+        self.originals = originals;
+        self
+    }
+
     /// Every model, in order of preference.
     pub fn models(&self) -> &[Arc<Model>] {
         &self.models
@@ -71,6 +86,12 @@ impl Registry {
         Ok(model)
     }
 
+    /// Each model that has a float original, with it.
+    pub(super) fn pairs(&self) -> Vec<Pair> {
+        let pair = |original: &Arc<Model>| Some((self.get(&original.info.id)?.clone(), original.clone()));
+        self.originals.iter().filter_map(pair).map(|(served, original)| Pair { served, original }).collect()
+    }
+
     /// Each encoder once.
     pub(super) fn encoders(&self) -> &[RegisteredEncoder] {
         &self.encoders
@@ -89,9 +110,15 @@ fn sequence_models(model: &Model) -> impl Iterator<Item = &SequenceModel> {
     [classifier, embedder, summarizer].into_iter().flatten()
 }
 
-/// What metrics tell about `model`, whose kernels run on `isa`.
+/// Whether `model` chooses one label for each input, so that one label can be said to be right.
+pub(super) fn chooses_one_label(model: &Model) -> bool {
+    model.classifier.as_ref().is_some_and(|c| c.default_activation() == OutputActivation::Softmax)
+}
+
+/// What metrics tell about `model`, whose kernels run on `isa`; the caller fills in how it is watched.
 pub(super) fn facts(model: &Model, isa: &str) -> ModelFacts {
     let info = &model.info;
+    let bins = |histogram: &Histogram| Bins { edges: histogram.edges.clone(), counts: histogram.counts.clone() };
     ModelFacts {
         id: info.id.clone(),
         version: info.version.clone(),
@@ -110,5 +137,11 @@ pub(super) fn facts(model: &Model, isa: &str) -> ModelFacts {
             .iter()
             .map(|s| (s.dataset.clone(), s.metric.clone(), s.precision.clone(), s.value))
             .collect(),
+        reference: info.reference.as_ref().map(|reference| ReferenceFacts {
+            labels: reference.labels.clone(),
+            confidence: reference.confidence.as_ref().map(bins),
+            tokens: bins(&reference.tokens),
+        }),
+        ..ModelFacts::default()
     }
 }

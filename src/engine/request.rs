@@ -13,12 +13,14 @@ pub struct RequestContext {
     pub record: RequestRecord,
     /// No answer is wanted after it, and no work is done for it.
     pub deadline: Option<Instant>,
+    /// Under which the answer is remembered, so that labels can be sent for it; not remembered without one.
+    pub id: Option<String>,
 }
 
 impl RequestContext {
     /// A request that arrives now and may take as long as it needs.
     pub fn new() -> Self {
-        RequestContext { record: RequestRecord::new(Instant::now()), deadline: None }
+        RequestContext { record: RequestRecord::new(Instant::now()), deadline: None, id: None }
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::architectures::ProblemType;
+use crate::checkpoint::DEFAULT_THRESHOLD;
 use crate::text::Tokenizer;
 
 use super::{Pipeline, PipelineError, Prepared, Row, SequenceModel};
@@ -188,6 +189,24 @@ impl Classifier {
                 let exp: Vec<f32> = scaled.iter().map(|x| (x - max).exp()).collect();
                 let sum: f32 = exp.iter().sum();
                 exp.into_iter().map(|x| x / sum).collect()
+            }
+        }
+    }
+
+    /// The classes that these logits, `[classes]`, give, by rising index: the best one, or where scores do not sum to 1
+    /// each from its threshold on (0.5 when none was fitted). None for a regression.
+    pub fn chosen(&self, logits: &[f32]) -> Vec<usize> {
+        let activation = self.default_activation();
+        let scores = self.activate(logits, activation);
+        match activation {
+            OutputActivation::None => Vec::new(),
+            // The first of equal ones, as in the order of an answer.
+            OutputActivation::Softmax => {
+                (0..scores.len()).rev().max_by(|a, b| scores[*a].total_cmp(&scores[*b])).into_iter().collect()
+            }
+            OutputActivation::Sigmoid => {
+                let threshold = |class: usize| self.thresholds.get(class).copied().unwrap_or(DEFAULT_THRESHOLD);
+                (0..scores.len()).filter(|class| scores[*class] >= threshold(*class)).collect()
             }
         }
     }

@@ -43,6 +43,12 @@ pub enum LoadError {
     /// What it is compared with while it serves was measured on a model with other classes.
     #[error("{path}: \"reference\" in quant.json counts {found} classes, the model has {expected}; measure it again with octet eval --write", path = path.display())]
     Reference { path: std::path::PathBuf, found: usize, expected: usize },
+    /// A folder that should hold float weights does not.
+    #[error("{path}: holds quantized weights; name the float folder that they were made from", path = path.display())]
+    NotFloat { path: std::path::PathBuf },
+    /// Two folders do not belong together.
+    #[error("{float}: not the original of {model}: {reason}", float = float.display(), model = model.display())]
+    NotOriginal { float: std::path::PathBuf, model: std::path::PathBuf, reason: String },
 }
 
 /// Loads models, and gives those with the same encoder one encoder in memory.

@@ -13,6 +13,7 @@ mod error;
 mod head;
 mod load;
 mod model;
+mod original;
 mod summarization;
 
 pub use classification::{Classification, Classifier, ClassifyInput, ClassifyOptions, LabelScore, OutputActivation};
@@ -21,6 +22,7 @@ pub use error::PipelineError;
 pub use head::{Dense, Head};
 pub use load::{LoadError, Loader, Precision};
 pub use model::{ComponentSize, Model, ModelInfo, Score, SequenceModel, Task};
+pub use original::Original;
 pub use summarization::{
     DEFAULT_MAX_SENTENCES, DEFAULT_SENTENCES, MAX_SUMMARY_SENTENCES, SentenceOrder, Summarizer, Summary,
     SummaryOptions, SummarySentence,

@@ -13,7 +13,7 @@ use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::engine::EngineError;
+use crate::engine::{EngineError, FeedbackError};
 use crate::pipelines::PipelineError;
 use crate::telemetry::Rejection;
 
@@ -40,6 +40,10 @@ pub(crate) enum Kind {
     UnsupportedTask,
     /// No model of that name.
     ModelNotFound,
+    /// No answer of that id.
+    AnswerNotFound,
+    /// Another label was sent before.
+    LabelConflict,
     /// No such route.
     NotFound,
     /// The route exists, the method does not.
@@ -87,6 +91,8 @@ impl Kind {
             Kind::PayloadTooLarge      => row(413, 413, "PayloadTooLarge", "payload_too_large"),
             Kind::UnsupportedTask      => row(422, 400, "UnsupportedTask", "unsupported_task"),
             Kind::ModelNotFound        => row(404, 404, "ModelNotFound", "model_not_found"),
+            Kind::AnswerNotFound       => row(404, 404, "AnswerNotFound", "answer_not_found"),
+            Kind::LabelConflict        => row(409, 409, "Conflict", "label_conflict"),
             Kind::NotFound             => row(404, 404, "NotFound", "not_found"),
             Kind::MethodNotAllowed     => row(405, 405, "NotFound", "method_not_allowed"),
             Kind::Unauthorized         => row(401, 401, "Unauthorized", "invalid_api_key"),
@@ -117,6 +123,8 @@ impl Kind {
             | Kind::PayloadTooLarge
             | Kind::UnsupportedTask
             | Kind::ModelNotFound
+            | Kind::AnswerNotFound
+            | Kind::LabelConflict
             | Kind::NotFound
             | Kind::MethodNotAllowed
             | Kind::RequestTimeout => Some(Rejection::Invalid),
@@ -318,6 +326,18 @@ impl From<EngineError> for ApiError {
             }
             EngineError::Input(error) => error.into(),
             EngineError::Backend { reason } => ApiError::backend(reason),
+        }
+    }
+}
+
+impl From<FeedbackError> for ApiError {
+    fn from(error: FeedbackError) -> Self {
+        let message = error.to_string();
+        match error {
+            FeedbackError::UnknownAnswer { .. } => ApiError::new(Kind::AnswerNotFound, message).param("id"),
+            FeedbackError::Index { .. } => ApiError::invalid("index", message),
+            FeedbackError::Label { .. } => ApiError::invalid("label", message),
+            FeedbackError::Conflict => ApiError::new(Kind::LabelConflict, message).param("label"),
         }
     }
 }

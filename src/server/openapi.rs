@@ -2,7 +2,7 @@
 
 use utoipa::OpenApi;
 
-use super::routes::{classify, docs, embeddings, health, metrics, models, predict, summarize};
+use super::routes::{classify, docs, embeddings, feedback, health, metrics, models, predict, summarize};
 
 /// Every route. A test asks each of them over a socket.
 #[derive(OpenApi)]
@@ -20,6 +20,7 @@ use super::routes::{classify, docs, embeddings, health, metrics, models, predict
         summarize::summarize,
         embeddings::embeddings,
         predict::predict,
+        feedback::feedback,
         models::list,
         models::one,
         models::info,

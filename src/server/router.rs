@@ -16,13 +16,15 @@ use super::AppState;
 use super::auth;
 use super::error::{ApiError, Kind};
 use super::request;
-use super::routes::{classify, docs, embeddings, health, metrics, models, predict, summarize};
+use super::routes::{classify, docs, embeddings, feedback, health, metrics, models, predict, summarize};
 
 /// Route label of a request that no route matches.
 const UNMATCHED: &str = "_unmatched";
 
 /// Statuses of a task's route before it is known which model is asked.
 const TASK: &[u16] = &[400, 401, 404, 405, 408, 413, 415, 422, 429, 499, 500, 503];
+/// Statuses of the route that takes labels.
+const LABELS: &[u16] = &[200, 400, 401, 404, 405, 408, 409, 413, 415, 429, 499, 500, 503];
 /// Statuses of a route that always has its answer.
 const PAGE: &[u16] = &[200, 405, 499, 500];
 /// Statuses of a route that says no while the server shuts down.
@@ -40,6 +42,7 @@ pub const ROUTES: &[Route] = &[
     Route { path: "/v1/summarize", task: Some("summarize"), codes: TASK },
     Route { path: "/v1/embeddings", task: Some("embed"), codes: TASK },
     Route { path: "/predict", task: Some("classify"), codes: TASK },
+    Route { path: "/v1/feedback", task: None, codes: LABELS },
     Route { path: "/v1/models", task: None, codes: GUARDED },
     Route { path: "/v1/models/{*id}", task: None, codes: LOOKUP },
     Route { path: "/info", task: None, codes: GUARDED },
@@ -59,6 +62,7 @@ pub(super) fn router(app: AppState) -> Router {
         .route("/v1/summarize", post(summarize::summarize))
         .route("/v1/embeddings", post(embeddings::embeddings))
         .route("/predict", post(predict::predict))
+        .route("/v1/feedback", post(feedback::feedback))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))
         .route("/info", get(models::info))

@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::AtomicU64;
 use std::sync::{PoisonError, RwLock};
 
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::counter::{Counter, Counter as AnyCounter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge as AnyGauge;
 use prometheus_client::metrics::histogram::Histogram;
@@ -14,6 +14,9 @@ use prometheus_client::registry::Registry;
 
 /// A value that goes up and down.
 pub(super) type Gauge = AnyGauge<f64, AtomicU64>;
+
+/// Seconds that add up.
+pub(super) type Seconds = AnyCounter<f64, AtomicU64>;
 
 /// What is known about one metric besides its values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +79,10 @@ trait Kind {
 }
 
 impl Kind for Counter {
+    const NAME: &'static str = "counter";
+}
+
+impl Kind for Seconds {
     const NAME: &'static str = "counter";
 }
 
@@ -167,6 +174,40 @@ catalogue! {
         "Classified inputs by their best label; labels after the first 50 count as _other";
     confidence: Histogram = ratio, "octet_prediction_confidence" ["model"]
         "Score of the best label of each classified input";
+    shadow_comparisons: Counter = Counter::default, "octet_shadow_comparisons_total" ["model", "version"]
+        "Answers that were compared with those of the float original";
+    shadow_agreements: Counter = Counter::default, "octet_shadow_agreements_total" ["model", "version"]
+        "Compared answers in which both chose the same labels; only for models that choose labels";
+    shadow_dropped: Counter = Counter::default, "octet_shadow_dropped_total" ["model", "version", "reason"]
+        "Answers that were chosen for a comparison and not compared, by reason: queue_full, draining, failed";
+    shadow_logit_error: Histogram = logit_error, "octet_shadow_logit_error" ["model", "version"]
+        "Largest absolute difference between the logits of one answer and those of the float original";
+    shadow_score_error: Histogram = small_ratio, "octet_shadow_score_error_ratio" ["model", "version"]
+        "Largest absolute difference between the scores of one answer and those of the float original";
+    shadow_cosine_distance: Histogram = small_ratio, "octet_shadow_cosine_distance_ratio" ["model", "version"]
+        "One minus the cosine between a vector and that of the float original";
+    shadow_agreement: Gauge = Gauge::default, "octet_shadow_agreement_ratio" ["model", "version", "window"]
+        "Share of the compared answers of the window in which both chose the same labels; NaN when none was compared";
+    shadow_bound: Gauge = Gauge::default, "octet_shadow_loss_bound_ratio" ["model", "version", "window"]
+        "How much accuracy quantization can have cost at most: upper end of the 95 % Wilson interval of the share of \
+         compared answers that differ; 1 when none was compared";
+    shadow_queue: Gauge = Gauge::default, "octet_shadow_queue_inputs" []
+        "Answers that wait for a comparison";
+    shadow_busy: Seconds = Seconds::default, "octet_shadow_busy_seconds_total" []
+        "Time that the float originals computed";
+    feedback: Counter = Counter::default, "octet_feedback_total" ["model", "version", "correct"]
+        "Answers that somebody sent a label for, by whether it is the one that was predicted";
+    feedback_confusion: Counter = Counter::default, "octet_feedback_confusion_total" ["model", "predicted", "actual"]
+        "Labelled answers by both labels; only for models with at most feedback.confusion_labels labels";
+    feedback_accuracy: Gauge = Gauge::default, "octet_feedback_accuracy_ratio" ["model", "version", "window"]
+        "Share of the answers labelled in the window that were right; NaN when none was labelled";
+    feedback_calibration: Gauge = Gauge::default, "octet_feedback_calibration_error_ratio" ["model", "version", "window"]
+        "Expected calibration error of the answers labelled in the window, 15 bins; NaN with fewer than 100 of them";
+    feedback_kept: Gauge = Gauge::default, "octet_feedback_kept_inputs" []
+        "Classified inputs that can still be labelled, those replaced under the same id included";
+    drift: Gauge = Gauge::default, "octet_drift_psi" ["model", "signal", "window"]
+        "Population stability index of label, confidence or length in the window against the reference stored with the \
+         model; NaN with fewer than 50 inputs for each bin";
     nonfinite: Counter = Counter::default, "octet_nonfinite_outputs_total" ["model"]
         "Requests that failed because the model produced NaN or infinity";
     panics: Counter = Counter::default, "octet_panics_total" ["model"]
@@ -201,6 +242,14 @@ fn batch_tokens() -> Histogram {
     Histogram::new([8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0])
 }
 
+fn logit_error() -> Histogram {
+    Histogram::new([0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0])
+}
+
+fn small_ratio() -> Histogram {
+    Histogram::new([0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0])
+}
+
 fn ratio() -> Histogram {
     Histogram::new([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0])
 }
@@ -217,7 +266,8 @@ pub fn reference_page() -> String {
          <!-- Written by the tests from src/telemetry/catalogue.rs: OCTET_BLESS=1 cargo test --release engine -->\n\n\
          `GET /metrics` answers in the OpenMetrics text format when the client asks for it, as Prometheus does, and\n\
          in the plain Prometheus text format otherwise. Every series of a model exists, at zero, as soon as the model is\n\
-         loaded. A request for a model that is not loaded counts as `model=\"_unknown\"`. Histograms of time have buckets\n\
+         loaded; those of shadow, feedback and drift only for models that have them. Windows are the last 1 h and 24 h.\n\
+         A request for a model that is not loaded counts as `model=\"_unknown\"`. Histograms of time have buckets\n\
          from 0.25 ms to 30 s.\n\n",
     );
     let header = ["Name", "Type", "Unit", "Labels", "What it tells"].map(String::from);

@@ -1,13 +1,14 @@
 //! Records what happens. Guards do it once per request, when they end.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
 use super::catalogue::Families;
+use super::live::{Comparison, Labelled, Live, ReferenceFacts, ShadowDrop, ShadowKind};
 use super::process::Process;
 use super::record::{Rejection, RequestRecord, Stage};
 
@@ -18,7 +19,7 @@ const UNKNOWN: &str = "_unknown";
 const OTHER: &str = "_other";
 
 /// Most values of the label `label` per model.
-const MAX_LABELS: usize = 50;
+pub(super) const MAX_LABELS: usize = 50;
 
 /// Status codes of requests to a loaded model, whose series exist before the first such answer.
 const CODES: [u16; 8] = [200, 400, 422, 429, 499, 500, 503, 504];
@@ -118,6 +119,27 @@ pub struct ModelFacts {
     pub load_seconds: f64,
     /// Stored scores: data set, metric, precision, value.
     pub scores: Vec<(String, String, String, f64)>,
+    /// What live traffic is compared with.
+    pub reference: Option<ReferenceFacts>,
+    /// How answers are compared with the float original; none when they are not.
+    pub shadow: Option<ShadowKind>,
+    /// Whether somebody may send labels for answers.
+    pub feedback: bool,
+    /// Whether labelled answers are counted by both labels.
+    pub confusion: bool,
+}
+
+/// One classified input.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Prediction<'a> {
+    /// Best label.
+    pub label: &'a str,
+    /// Its score, when that is a probability.
+    pub confidence: Option<f32>,
+    /// Whether the score was made as the model makes it by itself, so that it can be compared with the reference.
+    pub own_activation: bool,
+    /// Tokens of the input.
+    pub tokens: usize,
 }
 
 /// All metrics of the process.
@@ -132,6 +154,7 @@ pub struct Metrics {
 struct KnownModel {
     version: String,
     labels: Vec<String>,
+    live: Live,
 }
 
 impl Metrics {
@@ -145,6 +168,9 @@ impl Metrics {
         families.connections.with(&[]);
         families.connections_refused.with(&[]);
         families.worker_restarts.with(&[]);
+        families.shadow_queue.with(&[]);
+        families.shadow_busy.with(&[]);
+        families.feedback_kept.with(&[]);
         families.in_flight.with(&[UNKNOWN]);
         for reason in Rejection::ALL {
             families.rejected.with(&[UNKNOWN, reason.name()]);
@@ -212,7 +238,8 @@ impl Metrics {
         f.model_ready.with(&[id, version]).set(0.0);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         f.model_loaded.with(&[id, version]).set(now.as_secs_f64());
-        let known = KnownModel { version: version.to_string(), labels: shown };
+        let live = Live::new(f, facts);
+        let known = KnownModel { version: version.to_string(), labels: shown, live };
         self.models.write().unwrap_or_else(PoisonError::into_inner).insert(id.to_string(), known);
     }
 
@@ -271,14 +298,63 @@ impl Metrics {
         sequences.iter().for_each(|tokens| lengths.observe(*tokens as f64));
     }
 
-    /// One classified input: its best label, and that label's score when it is a probability.
-    pub fn prediction(&self, model: &str, label: &str, confidence: Option<f32>) {
-        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
-        let known = models.get(model).is_some_and(|m| m.labels.iter().any(|l| l == label));
-        self.families.predictions.with(&[model, if known { label } else { OTHER }]).inc();
+    /// One classified input.
+    pub fn prediction(&self, model: &str, prediction: Prediction<'_>) {
+        let Prediction { label, confidence, own_activation, tokens } = prediction;
+        let models = self.known();
+        let known = models.get(model);
+        let class = known.and_then(|m| m.labels.iter().position(|l| l == label));
+        self.families.predictions.with(&[model, if class.is_some() { label } else { OTHER }]).inc();
         if let Some(confidence) = confidence {
             self.families.confidence.with(&[model]).observe(f64::from(confidence));
         }
+        if let Some(KnownModel { live, labels, .. }) = known {
+            let class = class.unwrap_or(labels.len());
+            live.predicted(Instant::now(), Some(class), confidence.filter(|_| own_activation), tokens);
+        }
+    }
+
+    /// One input that became a vector, of so many tokens.
+    pub fn embedded(&self, model: &str, tokens: usize) {
+        if let Some(known) = self.known().get(model) {
+            known.live.predicted(Instant::now(), None, None, tokens);
+        }
+    }
+
+    /// An answer beside that of the float original.
+    pub fn shadow_compared(&self, model: &str, comparison: Comparison) {
+        if let Some(known) = self.known().get(model) {
+            known.live.compared(&self.families, Instant::now(), comparison);
+        }
+    }
+
+    /// An answer that was to be compared with the float original, and was not.
+    pub fn shadow_dropped(&self, model: &str, reason: ShadowDrop) {
+        if let Some(known) = self.known().get(model) {
+            known.live.not_compared(&self.families, reason);
+        }
+    }
+
+    /// How many answers wait for a comparison.
+    pub fn shadow_waiting(&self, inputs: usize) {
+        self.families.shadow_queue.with(&[]).set(inputs as f64);
+    }
+
+    /// Time that a float original computed.
+    pub fn shadow_busy(&self, time: Duration) {
+        self.families.shadow_busy.with(&[]).inc_by(time.as_secs_f64());
+    }
+
+    /// A label for an answer.
+    pub fn labelled(&self, model: &str, label: Labelled<'_>) {
+        if let Some(known) = self.known().get(model) {
+            known.live.labelled(&self.families, Instant::now(), label);
+        }
+    }
+
+    /// How many inputs can still be labelled.
+    pub fn feedback_kept(&self, inputs: usize) {
+        self.families.feedback_kept.with(&[]).set(inputs as f64);
     }
 
     /// A request that failed on NaN or infinity.
@@ -298,6 +374,8 @@ impl Metrics {
 
     /// Everything, as text.
     pub fn encode(&self, format: TextFormat) -> String {
+        let now = Instant::now();
+        self.known().values().for_each(|known| known.live.refresh(&self.families, now));
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a string does not fail");
         match format {
@@ -307,8 +385,11 @@ impl Metrics {
     }
 
     fn version(&self, model: &str) -> Option<String> {
-        let models = self.models.read().unwrap_or_else(PoisonError::into_inner);
-        models.get(model).map(|m| m.version.clone())
+        self.known().get(model).map(|m| m.version.clone())
+    }
+
+    fn known(&self) -> RwLockReadGuard<'_, BTreeMap<String, KnownModel>> {
+        self.models.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn record(&self, route: &'static str, record: &RequestRecord, code: u16, end: Instant) {

@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use octet::architectures::{
     Activation, Encoder, EncoderSpec, EncoderTeam, EncoderWorkspace, Pooling, ProblemType, RaggedBatch,
 };
-use octet::config::BatchingSettings;
+use octet::config::{BatchingSettings, FeedbackSettings, ShadowSettings};
 use octet::engine::{Answer, Engine, EngineError, EngineOptions, Registry, RequestContext};
 use octet::pipelines::{
     Classifier, ClassifyInput, ClassifyOptions, Dense, Head, Model, ModelInfo, OutputActivation, Pipeline,
     PipelineError, Prepared, Row, SequenceModel, Task,
 };
-use octet::telemetry::{Metrics, Rejection, RequestRecord, Route, Stage, TextFormat};
+use octet::telemetry::{Metrics, Prediction, Rejection, RequestRecord, Route, Stage, TextFormat};
 use octet::text::{Encoding, Tokenizer};
 
 /// A token id that makes the encoder panic.
@@ -207,7 +207,13 @@ impl Rig {
         let plain = sequence_model(&encoder, 1.0);
         let models = vec![classifier("sums", &plain), classifier("twice", &sequence_model(&encoder, 2.0))];
         let metrics = Arc::new(Metrics::new(&ROUTES));
-        let options = EngineOptions { threads: options.threads, isa: "scalar", batching: options.batching };
+        let options = EngineOptions {
+            threads: options.threads,
+            isa: "scalar",
+            batching: options.batching,
+            shadow: ShadowSettings::default(),
+            feedback: FeedbackSettings::default(),
+        };
         let engine = Engine::start(Registry::new(models), options, metrics.clone());
         Rig { engine, encoder, metrics, pipeline: Arc::new(Sums { model: plain }) }
     }
@@ -397,7 +403,7 @@ async fn a_deadline_in_the_queue_is_answered_in_time_and_costs_no_compute() {
 
     let record = RequestRecord::new(Instant::now());
     let deadline = Some(Instant::now() + Duration::from_millis(30));
-    let request = RequestContext { record: record.clone(), deadline };
+    let request = RequestContext { record: record.clone(), deadline, id: None };
     let error = expect_error(rig.run_with(vec![vec![2]], SumOptions::default(), request).await);
     assert_eq!(error, EngineError::Deadline);
     assert_eq!(record.rejection(), Some(Rejection::Deadline));
@@ -697,7 +703,13 @@ async fn only_probabilities_count_as_confidence() {
     let model = sequence_model(&FakeEncoder::new(true), 1.0);
     let models = vec![classifier("labels", &model), classifier_of("ratings", &model, ProblemType::Regression)];
     let metrics = Arc::new(Metrics::new(&ROUTES));
-    let options = EngineOptions { threads: 1, isa: "scalar", batching: BatchingSettings::default() };
+    let options = EngineOptions {
+        threads: 1,
+        isa: "scalar",
+        batching: BatchingSettings::default(),
+        shadow: ShadowSettings::default(),
+        feedback: FeedbackSettings::default(),
+    };
     let engine = Engine::start(Registry::new(models), options, metrics.clone());
     // The outputs are 0 and 1, which as probabilities would be possible.
     let input = || vec![ClassifyInput { text: "w0".into(), text_pair: None }];
@@ -770,7 +782,7 @@ async fn the_stages_of_requests_add_up_to_their_durations() {
     for i in 0..40u32 {
         let guard = rig.metrics.request("/v1/classify", RequestRecord::new(Instant::now()));
         let deadline = (i % 8 == 5).then(Instant::now);
-        let request = RequestContext { record: guard.record().clone(), deadline };
+        let request = RequestContext { record: guard.record().clone(), deadline, id: None };
         let options = SumOptions { panic_in_finish: i % 8 == 6, ..SumOptions::default() };
         let poison = if i % 8 == 7 { POISON } else { 1 };
         let answer = rig.run_with(vec![vec![i, poison]; 100], options, request).await;
@@ -799,7 +811,8 @@ fn labels_come_from_closed_sets() {
         let record = RequestRecord::new(Instant::now());
         record.set_target(&format!("model-{i}"), "classify");
         rig.metrics.request("/v1/classify", record).finish(404);
-        rig.metrics.prediction("sums", &format!("label-{i}"), None);
+        let label = &format!("label-{i}");
+        rig.metrics.prediction("sums", Prediction { label, confidence: None, own_activation: true, tokens: 3 });
     }
     let text = rig.metrics.encode(TextFormat::Prometheus);
     assert!(!text.contains("model-1") && !text.contains("label-1"), "{text}");

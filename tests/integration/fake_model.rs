@@ -7,6 +7,8 @@ use octet::pipelines::{Classifier, Dense, Embedder, Head, Model, ModelInfo, Sequ
 use octet::text::Tokenizer;
 
 /// Token ids of the words that the encoder obeys.
+const BAD: u32 = 4;
+const FINE: u32 = 5;
 const PANIC: u32 = 6;
 const NAN: u32 = 7;
 const SLOW: u32 = 8;
@@ -61,6 +63,9 @@ impl Gate {
 struct ObedientEncoder {
     spec: EncoderSpec,
     gate: Arc<Gate>,
+    /// One that others are compared with: it sees "bad" otherwise, panics at "fine", and waits at the gate with
+    /// everything.
+    is_original: bool,
 }
 
 impl Encoder for ObedientEncoder {
@@ -77,13 +82,15 @@ impl Encoder for ObedientEncoder {
     }
 
     fn forward(&self, batch: &RaggedBatch, _: &mut EncoderWorkspace, out: &mut Vec<f32>) {
-        assert!(!batch.ids.contains(&PANIC), "told to panic");
-        if batch.ids.contains(&SLOW) {
+        let has = |id: u32| batch.ids.contains(&id);
+        if self.is_original || has(SLOW) {
             self.gate.pass();
         }
+        let told = has(PANIC) || (self.is_original && has(FINE));
+        assert!(!told, "told to panic");
         out.clear();
         for id in &batch.ids {
-            let x = *id as f32;
+            let x = if self.is_original && *id == BAD { -7.0 } else { *id as f32 };
             let row = if *id == NAN { [f32::NAN; WIDTH] } else { [x, 4.0 - x, (x * 0.7).sin(), 0.25] };
             out.extend_from_slice(&row);
         }
@@ -92,6 +99,15 @@ impl Encoder for ObedientEncoder {
 
 /// A classifier called `sentiment`, and `org/vectors`, which embeds and summarizes; and the gate of both.
 pub fn models() -> (Vec<Arc<Model>>, Arc<Gate>) {
+    make(false)
+}
+
+/// Models to compare those of [`models`] with: they differ at "bad" and panic at "fine"; and their gate.
+pub fn originals() -> (Vec<Arc<Model>>, Arc<Gate>) {
+    make(true)
+}
+
+fn make(is_original: bool) -> (Vec<Arc<Model>>, Arc<Gate>) {
     let gate = Arc::new(Gate::default());
     let tokenizer = Arc::new(tokenizer());
     let spec = EncoderSpec {
@@ -107,7 +123,7 @@ pub fn models() -> (Vec<Arc<Model>>, Arc<Gate>) {
         activation: Activation::Gelu,
         layer_norm_eps: 1e-12,
     };
-    let encoder: Arc<dyn Encoder> = Arc::new(ObedientEncoder { spec, gate: gate.clone() });
+    let encoder: Arc<dyn Encoder> = Arc::new(ObedientEncoder { spec, gate: gate.clone(), is_original });
     let weight = vec![0.5, -0.5, 1.0, 0.0, -0.5, 0.5, 0.0, 1.0, 0.1, 0.1, -1.0, 0.0];
     let layers = vec![Dense { weight, bias: vec![0.0, 0.1, -0.1], activation: None }];
     let labels: Vec<String> = ["negative", "neutral", "positive"].map(String::from).into();

@@ -143,6 +143,7 @@ fn every_bad_request_gets_its_row_and_the_server_goes_on() {
         cases.push(case(what, "/predict", body.clone(), 400, "Validation"));
         cases.push(case(what, "/v1/classify", body.clone(), 400, "invalid_json"));
         cases.push(case(what, "/v1/summarize", body.clone(), 400, "invalid_json"));
+        cases.push(case(what, "/v1/feedback", body.clone(), 400, "invalid_json"));
         cases.push(case(what, "/v1/embeddings", body, 400, "invalid_json"));
     }
     #[rustfmt::skip]
@@ -552,6 +553,9 @@ fn probes_and_pages_answer() {
 fn every_documented_route_answers_and_every_route_is_documented() {
     let server = server();
     let document = server.get("/openapi.json").json();
+    // The answer that the example of a label is for.
+    let headers = [JSON, ("x-request-id", "5f0c6f2b7d3e4a19b0c1d2e3f4a5b6c7")];
+    server.connect().request("POST", "/v1/classify", &headers, br#"{"input": "good"}"#);
     let paths = document["paths"].as_object().expect("paths");
     for route in ROUTES.iter().filter(|route| route.path.starts_with('/')) {
         let documented = route.path.replace("{*", "{");

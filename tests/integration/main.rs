@@ -7,6 +7,7 @@ mod golden;
 mod http;
 mod http_models;
 mod hub;
+mod live;
 mod process;
 mod prometheus;
 mod quantization;

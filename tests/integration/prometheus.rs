@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use octet::checkpoint::{ModelDir, Reference, update_manifest};
 use octet::telemetry::definitions;
 use serde_json::{Value, json};
 
 use super::process::{Running, find_program, octet, serve, skipped, succeed};
-use super::support::{Connection, PATIENCE};
+use super::support::{Connection, PATIENCE, wait_until};
 
 const CONFIG: &str = "deploy/prometheus/prometheus.yml";
 const RULES: &str = "deploy/prometheus/rules.yml";
@@ -105,16 +106,34 @@ fn prometheus_reads_back_what_was_sent() {
     let (Some(prometheus), Some(promtool)) = (program("prometheus", TEST), program("promtool", TEST)) else { return };
 
     let folder = tempfile::tempdir().unwrap();
-    let (_octet, octet_address) = serve(octet().args(["serve", "--port", "0", "--set", "telemetry.log_level=error"]));
+    // The shipped models, and two small float ones that are compared with themselves in f32.
+    let golden = golden_with_reference(folder.path());
+    let floats = format!("shadow.float={golden},{VECTORS}");
+    let mut command = octet();
+    command.args(["serve", "--port", "0", "--model", "all-MiniLM-L6-v2", "--model", "sentiment"]);
+    command.args(["--model", &golden, "--model", &format!("vectors={VECTORS}"), "--set", &floats]);
+    for setting in [
+        "telemetry.log_level=error",
+        "shadow.rate=1",
+        "shadow.budget=1",
+        "shadow.max_queue_inputs=1000",
+        "feedback.confusion_labels=5",
+    ] {
+        command.args(["--set", setting]);
+    }
+    let (_octet, octet_address) = serve(&mut command);
     let server = Prometheus::start(&prometheus, folder.path(), octet_address);
     // Rates need a scrape from before.
     server.wait_for_scrape();
     let sent = Traffic::send(octet_address);
+    send_labels(octet_address);
+    wait_for_comparisons(octet_address);
     server.wait_for_scrape();
 
     requests_are_those_that_were_answered(&server, &sent);
     stages_add_up_to_durations(&server);
     models_tell_size_and_accuracy(&server);
+    live_accuracy_is_told(&server);
     every_panel_of_the_dashboard_shows_something(&server);
     rules_evaluate_and_nothing_fires(&server);
 
@@ -124,6 +143,29 @@ fn prometheus_reads_back_what_was_sent() {
     // The check can fail.
     let bad = "# HELP octet_wait_ms Wait\n# TYPE octet_wait_ms gauge\noctet_wait_ms 1\n";
     assert!(check_metrics(&promtool, bad).contains("octet_wait_ms"));
+}
+
+/// A small model that gives vectors.
+const VECTORS: &str = "tests/goldens/bert";
+
+/// Texts that the small classifier gets: enough for its reference.
+const COMPARED: usize = 200;
+
+/// How many of them are labelled.
+const LABELLED: usize = 120;
+
+/// A copy of a small classifier, with a reference to drift from; its folder is called `golden`.
+fn golden_with_reference(folder: &Path) -> String {
+    let golden = folder.join("golden");
+    fs::create_dir(&golden).unwrap();
+    for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        fs::copy(Path::new("tests/goldens/bert-classify").join(file), golden.join(file)).unwrap();
+    }
+    let classes = ModelDir::open(&golden).unwrap().config().labels.len();
+    let predictions: Vec<(usize, f32)> = (0..600).map(|i| (i % classes, 0.5)).collect();
+    let reference = Reference::of("test", classes, &predictions, &[4; 600]);
+    update_manifest(&golden, |manifest| manifest.reference = Some(reference)).unwrap();
+    golden.to_str().unwrap().to_string()
 }
 
 /// What `promtool check metrics` has to say; nothing when all is well.
@@ -170,6 +212,14 @@ impl Traffic {
             traffic.post(address, "/v1/embeddings", json!({"input": ["one", "two"]}), Some(("embed", 2)));
         }
         traffic.post(address, "/predict", json!({"inputs": "Quite good."}), Some(("classify", 1)));
+        let texts = vec!["the cat sat on the mat"; COMPARED];
+        traffic.post(address, "/v1/classify", json!({"model": "golden", "input": texts}), Some(("classify", COMPARED)));
+        traffic.post(
+            address,
+            "/v1/embeddings",
+            json!({"model": "vectors", "input": ["one", "two"]}),
+            Some(("embed", 2)),
+        );
         traffic.post(address, "/v1/classify", json!({"input": 7}), None);
         traffic.post(address, "/v1/classify", json!({"input": "x", "model": "no-such-model"}), None);
         traffic
@@ -177,15 +227,54 @@ impl Traffic {
 
     /// Sends one request; `expected` is the task and the number of texts when it is to be answered with 200.
     fn post(&mut self, address: SocketAddr, path: &str, body: Value, expected: Option<(&str, usize)>) {
-        let headers = [("content-type", "application/json"), ("connection", "close")];
+        let headers = [("content-type", "application/json"), ("connection", "close"), ("x-request-id", "latest")];
+        let headers = if body["model"] == "golden" { &headers[..] } else { &headers[..2] };
         let mut connection = Connection::open(address).unwrap();
-        let answer = connection.request("POST", path, &headers, body.to_string().as_bytes());
+        let answer = connection.request("POST", path, headers, body.to_string().as_bytes());
         assert_eq!(answer.status == 200, expected.is_some(), "{path}: {}", answer.text());
         *self.answers.entry((path.to_string(), answer.status.to_string())).or_default() += 1.0;
         if let Some((task, texts)) = expected {
             *self.inputs.entry(task.to_string()).or_default() += texts as f64;
         }
     }
+}
+
+/// Labels for the small classifier's answer, all the same.
+fn send_labels(address: SocketAddr) {
+    let mut connection = Connection::open(address).unwrap();
+    for index in 0..LABELLED {
+        let body = json!({"id": "cls-latest", "index": index, "label": "neutral"}).to_string();
+        let headers = [("content-type", "application/json")];
+        let answer = connection.request("POST", "/v1/feedback", &headers, body.as_bytes());
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+}
+
+fn wait_for_comparisons(address: SocketAddr) {
+    let done = |model: &str, count: usize| {
+        let answer = Connection::open(address).unwrap().request("GET", "/metrics", &[], b"");
+        let series = format!("octet_shadow_comparisons_total{{model=\"{model}\"");
+        answer.text().lines().any(|line| line.starts_with(&series) && line.ends_with(&format!(" {count}")))
+    };
+    wait_until("every answer is compared", || done("golden", COMPARED) && done("vectors", 2));
+}
+
+/// What the server says about itself equals what its counters say.
+fn live_accuracy_is_told(server: &Prometheus) {
+    let golden = |name: &str| format!("{name}{{model=\"golden\"}}");
+    assert_eq!(server.number("sum(octet_shadow_comparisons_total{model=\"golden\"})"), COMPARED as f64);
+    let agreed = server.number(&golden("octet_shadow_agreements_total"));
+    let ratio = server.number("octet_shadow_agreement_ratio{model=\"golden\", window=\"1h\"}");
+    assert_eq!(ratio, agreed / COMPARED as f64);
+    let bound = server.number("octet_shadow_loss_bound_ratio{model=\"golden\", window=\"24h\"}");
+    assert!(bound >= 1.0 - ratio && bound < 1.0 - ratio + 0.08, "{bound} for {ratio}");
+    let right = server.number("octet_feedback_total{model=\"golden\", correct=\"true\"}");
+    assert_eq!(server.number("sum(octet_feedback_total{model=\"golden\"})"), LABELLED as f64);
+    let accuracy = server.number("octet_feedback_accuracy_ratio{model=\"golden\", window=\"1h\"}");
+    assert_eq!(accuracy, right / LABELLED as f64);
+    assert_eq!(server.number("sum(octet_feedback_confusion_total{model=\"golden\"})"), LABELLED as f64);
+    let drift = server.query("octet_drift_psi{model=\"golden\", window=\"1h\"} > 0.25");
+    assert!(drift.iter().any(|s| s.label("signal") == "label"), "one class of several is drift: {drift:?}");
 }
 
 fn requests_are_those_that_were_answered(server: &Prometheus, sent: &Traffic) {
@@ -205,7 +294,7 @@ fn requests_are_those_that_were_answered(server: &Prometheus, sent: &Traffic) {
     assert_eq!(server.number("sum(octet_queue_tokens) + sum(octet_requests_in_flight)"), 0.0);
     // Counters that nothing has counted yet are there, at zero.
     let quiet = "octet_panics_total + on (model) octet_nonfinite_outputs_total";
-    assert!(server.query(quiet).iter().all(|s| s.value == 0.0) && server.query(quiet).len() == 2);
+    assert!(server.query(quiet).iter().all(|s| s.value == 0.0) && server.query(quiet).len() == 4);
 }
 
 fn stages_add_up_to_durations(server: &Prometheus) {
@@ -231,7 +320,7 @@ fn models_tell_size_and_accuracy(server: &Prometheus) {
     let on_disk = fs::metadata(format!("models/{encoder}/model.safetensors")).unwrap().len();
     assert_eq!(server.number(&format!("octet_model_file_bytes{{model=\"{encoder}\"}}")), on_disk as f64);
     assert!(server.number(&format!("octet_model_compression_ratio{{model=\"{encoder}\"}}")) > 3.5);
-    assert_eq!(server.number("sum(octet_model_ready)"), 2.0);
+    assert_eq!(server.number("sum(octet_model_ready)"), 4.0);
 
     let both = "octet_model_eval_score{precision=\"int8\"} \
                 and ignoring (precision) octet_model_eval_score{precision=\"f32\"}";

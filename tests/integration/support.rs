@@ -44,10 +44,21 @@ pub struct TestServer {
 impl TestServer {
     /// Serves `models` on 127.0.0.1, on a free port.
     pub fn start(models: Vec<Arc<Model>>, settings: &Settings) -> Self {
+        Self::start_beside(models, Vec::new(), settings)
+    }
+
+    /// The same, and compares their answers with those of `originals`.
+    pub fn start_beside(models: Vec<Arc<Model>>, originals: Vec<Arc<Model>>, settings: &Settings) -> Self {
         let metrics = Arc::new(Metrics::new(ROUTES));
-        let options =
-            EngineOptions { threads: settings.engine.threads, isa: "scalar", batching: settings.batching.clone() };
-        let engine = Engine::start(Registry::new(models), options, metrics.clone());
+        let options = EngineOptions {
+            threads: settings.engine.threads,
+            isa: "scalar",
+            batching: settings.batching.clone(),
+            shadow: settings.shadow.clone(),
+            feedback: settings.feedback.clone(),
+        };
+        let registry = Registry::new(models).with_originals(originals);
+        let engine = Engine::start(registry, options, metrics.clone());
         let (shutdown, stopped) = oneshot::channel();
         let (tell, told) = std::sync::mpsc::channel();
         let settings = settings.clone();

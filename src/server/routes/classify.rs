@@ -7,6 +7,7 @@ use crate::server::AppState;
 use crate::server::error::{ApiError, OpenAiErrorBody};
 use crate::server::schema::ListResponse;
 use crate::server::schema::classify::{ClassifyItem, ClassifyRequest};
+use crate::server::schema::feedback::CLASSIFY_PREFIX;
 
 use super::{Admitted, Call};
 
@@ -30,5 +31,5 @@ pub(in crate::server) async fn classify(
 ) -> Result<Response, ApiError> {
     let Admitted { task, context, reply } = call.try_into_task()?.admit(&app)?;
     let answer = app.engine.classify(task.model.as_deref(), task.inputs, task.options, context).await?;
-    Ok(reply.list::<ClassifyItem, _>("cls", answer))
+    Ok(reply.list::<ClassifyItem, _>(CLASSIFY_PREFIX, answer))
 }

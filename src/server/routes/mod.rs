@@ -3,6 +3,7 @@
 pub(super) mod classify;
 pub(super) mod docs;
 pub(super) mod embeddings;
+pub(super) mod feedback;
 pub(super) mod health;
 pub(super) mod metrics;
 pub(super) mod models;
@@ -121,7 +122,11 @@ impl<I, O> Call<TaskRequest<I, O>> {
             return Err(ApiError::new(Kind::TooManyInputs, message).param("input"));
         }
         let reply = Reply { id, characters: task.characters, _room: room };
-        Ok(Admitted { task, context: RequestContext { record, deadline: Some(deadline) }, reply })
+        Ok(Admitted {
+            task,
+            context: RequestContext { record, deadline: Some(deadline), id: Some(reply.id.as_str().to_owned()) },
+            reply,
+        })
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub(super) mod classify;
 pub(super) mod embeddings;
+pub(super) mod feedback;
 pub(super) mod models;
 pub(super) mod predict;
 pub(super) mod summarize;
