@@ -4,17 +4,20 @@
     python3 models/recipes/sentences.py SDIST.tar.gz OUT_DIR
 
 SDIST is the source distribution of the PyPI package vadersentiment 3.3.1 (its digest is checked). Each line has
-text, label, rating (mean of about 20 human ratings, -4..4), and source (tweets, movie, amazon, nyt).
+text, label, rating (mean of about 20 human ratings, -4..4), ratings (these; those of 199 tweets have another mean than
+the source states), vader (what VADER 3.3.1 itself says, -1..1), and source (tweets, movie, amazon, nyt).
 
 Split: first four bytes, big-endian, of SHA-256 of the UTF-8 text, mod 10: 0-7 train, 8 dev, 9 test, so that equal
 texts never fall on both sides. Label: negative below -0.2, positive above 0.2, neutral between.
 Source: Hutto & Gilbert, VADER, ICWSM 2014.
 """
 import hashlib
+import importlib.util
 import io
 import json
 import sys
 import tarfile
+import tempfile
 from pathlib import Path
 
 SDIST_SHA256 = "6ea3b53f1835a1bb9125cbb9872e8740bd506ab1d9f2266d0c63109b858d71af"
@@ -25,6 +28,8 @@ FILES = {
     "amazon": "amazonReviewSnippets_GroundTruth.txt",
     "nyt": "nytEditorialSnippets_GroundTruth.txt",
 }
+# VADER reads its lexicons from where it lies.
+PROGRAM = ["vaderSentiment.py", "vader_lexicon.txt", "emoji_utf8_lexicon.txt"]
 
 
 def split_of(text: str) -> str:
@@ -36,31 +41,62 @@ def label_of(rating: float) -> str:
     return "negative" if rating < -0.2 else "positive" if rating > 0.2 else "neutral"
 
 
-def rows(sdist: Path):
-    """Each rated snippet of the source distribution, in the corpora's order: text, label, rating, source."""
+def checked(sdist: Path) -> bytes:
     data = sdist.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     if digest != SDIST_SHA256:
         sys.exit(f"{sdist}: SHA-256 is {digest}, expected {SDIST_SHA256}")
-    with tarfile.open(fileobj=io.BytesIO(data)) as outer:
+    return data
+
+
+def vader(data: bytes):
+    """VADER's own score of a text, from the program in the source distribution."""
+    with tempfile.TemporaryDirectory() as folder, tarfile.open(fileobj=io.BytesIO(data)) as outer:
+        for name in PROGRAM:
+            content = outer.extractfile(f"vaderSentiment-3.3.1/vaderSentiment/{name}").read()
+            (Path(folder) / name).write_bytes(content)
+        spec = importlib.util.spec_from_file_location("vaderSentiment", Path(folder) / PROGRAM[0])
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        analyzer = module.SentimentIntensityAnalyzer()
+    return lambda text: analyzer.polarity_scores(text)["compound"]
+
+
+def rows(sdist: Path):
+    """Each rated snippet of the source distribution, in the corpora's order: text, label, rating, ratings, source."""
+    with tarfile.open(fileobj=io.BytesIO(checked(sdist))) as outer:
         inner = io.BytesIO(outer.extractfile(CORPORA).read())
     with tarfile.open(fileobj=inner) as corpora:
+
+        def lines(name: str):
+            content = corpora.extractfile(f"hutto_ICWSM_2014/{name}").read().decode("utf-8", "replace")
+            return [line.rstrip("\r") for line in content.lstrip("\ufeff").split("\n") if line.strip()]
+
         for source, name in FILES.items():
-            lines = corpora.extractfile(f"hutto_ICWSM_2014/{name}").read().decode("utf-8", "replace")
-            for line in lines.split("\n"):
-                if not line.strip():
-                    continue
-                _, rating, text = line.rstrip("\r").split("\t", 2)
+            single = {}
+            for line in lines(name.replace("GroundTruth", "anonDataRatings")):
+                key, _, _, ratings = line.split("\t", 3)
+                single[key] = json.loads(ratings)
+            for line in lines(name):
+                key, rating, text = line.split("\t", 2)
                 text, rating = text.strip(), float(rating)
-                yield {"text": text, "label": label_of(rating), "rating": rating, "source": source}
+                yield {
+                    "text": text,
+                    "label": label_of(rating),
+                    "rating": rating,
+                    "ratings": single[key],
+                    "source": source,
+                }
 
 
 def main(sdist: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     files = {s: (out / f"{s}.jsonl").open("w", encoding="utf-8") for s in ("train", "dev", "test")}
     counts = dict.fromkeys(files, 0)
+    score = vader(checked(sdist))
     for row in rows(sdist):
         split = split_of(row["text"])
+        row["vader"] = score(row["text"])
         files[split].write(json.dumps(row, ensure_ascii=False) + "\n")
         counts[split] += 1
     print(", ".join(f"{name}: {n}" for name, n in counts.items()))

@@ -61,6 +61,10 @@ pub(super) fn run(args: InspectArgs, common: &Common) -> anyhow::Result<()> {
             format!("{} ({})", manifest.source.id, manifest.source.license.as_deref().unwrap_or("licence unknown")),
         ));
         facts.extend(manifest.temperature.map(|t| ("temperature", format!("{t:.3}"))));
+        if !manifest.thresholds.is_empty() {
+            let thresholds: Vec<_> = manifest.thresholds.iter().map(|(label, t)| format!("{label} {t:.3}")).collect();
+            facts.push(("thresholds", thresholds.join(", ")));
+        }
     }
     for (name, value) in facts {
         println!("  {name:<13} {value}");

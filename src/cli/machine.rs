@@ -10,6 +10,18 @@ pub(super) fn describe(kernels: Kernels) -> String {
     format!("{}, {cpus} CPUs, {}", model.unwrap_or("unknown CPU"), kernels.isa())
 }
 
+/// Bytes of this process that are in RAM; none where there is no `/proc`. Resident pages are the second number of
+/// `/proc/self/statm` (proc(5)), of 4 KiB on x86.
+pub(super) fn resident_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    statm.split_whitespace().nth(1)?.parse::<u64>().ok().map(|pages| pages * 4096)
+}
+
+/// The command line that this program was started with, as one may type it.
+pub(super) fn command() -> String {
+    std::iter::once("octet".to_string()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" ")
+}
+
 /// Today as `YYYY-MM-DD` (UTC), from the days since 1970 by Howard Hinnant's `civil_from_days`.
 pub(super) fn today() -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();

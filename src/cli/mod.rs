@@ -3,12 +3,15 @@
 //! Only this folder reads the command line and the environment.
 
 mod bench;
+mod calibrate;
+mod columns;
 mod eval;
 mod healthcheck;
 mod inspect;
 mod machine;
 mod progress;
 mod quantize;
+mod section;
 mod serve;
 mod shadow;
 mod table;
@@ -53,6 +56,7 @@ enum Command {
     Serve(serve::ServeArgs),
     Quantize(quantize::QuantizeArgs),
     Eval(eval::EvalArgs),
+    Calibrate(calibrate::CalibrateArgs),
     Bench(bench::BenchArgs),
     Train(train::TrainArgs),
     Inspect(inspect::InspectArgs),
@@ -69,6 +73,7 @@ pub fn run() -> anyhow::Result<()> {
         Command::Serve(args) => serve::run(args, &common),
         Command::Quantize(args) => quantize::run(args, &common),
         Command::Eval(args) => eval::run(args, &common),
+        Command::Calibrate(args) => calibrate::run(args, &common),
         Command::Bench(args) => bench::run(args, &common),
         Command::Train(args) => train::run(args, &common),
         Command::Inspect(args) => inspect::run(args, &common),

@@ -7,7 +7,12 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new<const N: usize>(header: [&str; N]) -> Self {
-        Table { rows: vec![header.map(str::to_string).to_vec()] }
+        Table::with_header(header.map(str::to_string).to_vec())
+    }
+
+    /// For a number of columns that is known only when it runs.
+    pub(super) fn with_header(header: Vec<String>) -> Self {
+        Table { rows: vec![header] }
     }
 
     /// Header and rows, all of the same length.

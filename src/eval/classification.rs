@@ -1,102 +1,138 @@
-//! A classifier on labelled texts, and two classifiers on the same texts.
+//! Classifiers on labelled texts, and two of them on the same texts.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use crate::architectures::ProblemType;
 use crate::data::Example;
-use crate::pipelines::{Classifier, ClassifyInput, ClassifyOptions, Pipeline, PipelineError};
+use crate::pipelines::{Classifier, ClassifyInput, ClassifyOptions, OutputActivation, Pipeline, PipelineError};
 
+use super::calibration::{self, Calibration};
 use super::metrics::Confusion;
+use super::{BATCH_TOKENS, EvalError, TEXTS_AT_ONCE};
 
-/// Texts that run together; progress is told after each.
-const TEXTS_AT_ONCE: usize = 64;
-const BATCH_TOKENS: usize = 4096;
+/// What a classifier computed for a set of texts.
+#[derive(Clone, Debug, Default)]
+pub struct Outputs {
+    /// Logits by class, `[texts][classes]`.
+    pub logits: Vec<Vec<f32>>,
+    /// Tokens the model read.
+    pub tokens: usize,
+    /// Texts that were longer than the model reads.
+    pub truncated: usize,
+    /// Wall time on one thread, tokenization included.
+    pub seconds: f64,
+}
 
-/// What a classifier made of a data set.
+/// Runs every example through every classifier, the classifiers taking turns; `progress` hears how many runs are done, of
+/// examples times classifiers.
+///
+/// # Errors
+/// [`EvalError::Pipeline`] with the line of a text that a classifier refuses.
+pub fn run(
+    classifiers: &[&Classifier],
+    examples: &[Example],
+    mut progress: impl FnMut(usize),
+) -> Result<Vec<Outputs>, EvalError> {
+    let mut all = vec![Outputs::default(); classifiers.len()];
+    let options = ClassifyOptions { activation: Some(OutputActivation::None), ..ClassifyOptions::default() };
+    let mut done = 0;
+    for chunk in examples.chunks(TEXTS_AT_ONCE) {
+        for (classifier, outputs) in classifiers.iter().zip(&mut all) {
+            let inputs = chunk.iter().map(input).collect();
+            let started = Instant::now();
+            let answers = classifier.run(inputs, &options, BATCH_TOKENS).map_err(|source| refused(chunk, source))?;
+            outputs.seconds += started.elapsed().as_secs_f64();
+            for answer in answers {
+                outputs.tokens += answer.tokens;
+                outputs.truncated += usize::from(answer.truncated);
+                let mut logits = vec![0.0; classifier.labels.len()];
+                for score in &answer.scores {
+                    let class = classifier.labels.iter().position(|label| *label == score.label);
+                    logits[class.expect("the classifier's own label")] = score.score;
+                }
+                outputs.logits.push(logits);
+            }
+            done += chunk.len();
+            progress(done);
+        }
+    }
+    Ok(all)
+}
+
+/// An example as a classifier takes it.
+pub fn input(example: &Example) -> ClassifyInput {
+    ClassifyInput { text: example.text.clone(), text_pair: example.text_pair.clone() }
+}
+
+/// The error of a lot of examples, with the line of the one that it names.
+pub(super) fn refused(chunk: &[Example], source: PipelineError) -> EvalError {
+    EvalError::Pipeline { line: chunk.get(index_of(&source)).map_or(0, |e| e.line), source }
+}
+
+/// The input that an error names; the first when it names none.
+pub(super) fn index_of(error: &PipelineError) -> usize {
+    match error {
+        PipelineError::Empty { index }
+        | PipelineError::TooLong { index, .. }
+        | PipelineError::TooManySentences { index, .. }
+        | PipelineError::Tokenizer { index, .. }
+        | PipelineError::NotFinite { index } => *index,
+        _ => 0,
+    }
+}
+
+impl Outputs {
+    /// Scores as the classifier serves them, `[texts][classes]`.
+    pub fn scores(&self, classifier: &Classifier) -> Vec<Vec<f32>> {
+        let activation = classifier.default_activation();
+        self.logits.iter().map(|logits| classifier.activate(logits, activation)).collect()
+    }
+}
+
+/// How a classifier that chooses one label did.
 #[derive(Clone, Debug)]
 pub struct Evaluation {
     /// (truth, prediction) over the labelled examples.
     pub confusion: Confusion,
     /// The same per source, for examples that name one.
     pub by_source: BTreeMap<String, Confusion>,
-    /// Class scores of every example, in the order of the classes, `[examples][classes]`.
-    pub scores: Vec<Vec<f32>>,
-    /// Tokens the model read.
-    pub tokens: usize,
-    /// Wall time of the predictions on one thread, tokenization included.
-    pub seconds: f64,
+    /// The class of every example, labelled or not.
+    pub predicted: Vec<usize>,
+    /// Of the labelled examples.
+    pub calibration: Calibration,
 }
 
-/// Why an evaluation stopped.
-#[derive(Debug, thiserror::Error)]
-pub enum EvalError {
-    /// A text the pipeline refuses.
-    #[error("example {example}: {source}", example = .first + 1)]
-    Pipeline { first: usize, source: PipelineError },
-    /// A label the model does not have.
-    #[error("example {}: label \"{label}\" is not one of the model's: {}", .example + 1, .known.join(", "))]
-    UnknownLabel { example: usize, label: String, known: Vec<String> },
-    /// Scores for this kind of head are not defined here.
-    #[error("the model has a {0:?} head; accuracy is defined for heads that choose one label")]
-    ProblemType(ProblemType),
-    /// Nothing to compare with.
-    #[error("no example has a label; accuracy needs a \"label\" column")]
-    NoLabels,
-}
-
-/// Classifies every example and counts the labelled ones; `progress` hears how many are done.
+/// Judges scores `[examples][classes]` by the true classes; examples without one are only predicted.
 ///
-/// # Errors
-/// [`EvalError`] naming the example.
-pub fn evaluate(
-    classifier: &Classifier,
-    examples: &[Example],
-    mut progress: impl FnMut(usize),
-) -> Result<Evaluation, EvalError> {
-    if classifier.problem_type != ProblemType::SingleLabel {
-        return Err(EvalError::ProblemType(classifier.problem_type));
-    }
-    let classes = classifier.labels.len();
-    let index_of = |label: &str| classifier.labels.iter().position(|l| l == label);
+/// # Panics
+/// When the lists differ in length.
+pub fn evaluate(scores: &[Vec<f32>], truths: &[Option<usize>], examples: &[Example]) -> Evaluation {
+    assert!(scores.len() == truths.len() && scores.len() == examples.len(), "one truth and one row of scores each");
+    let classes = scores.first().map_or(0, Vec::len);
+    let predicted: Vec<usize> = scores.iter().map(|s| best(s)).collect();
     let (mut confusion, mut by_source) = (Confusion::new(classes), BTreeMap::new());
-    let (mut scores, mut tokens, mut seconds) = (Vec::with_capacity(examples.len()), 0, 0.0);
-    for (chunk_index, chunk) in examples.chunks(TEXTS_AT_ONCE).enumerate() {
-        let first = chunk_index * TEXTS_AT_ONCE;
-        let inputs = chunk.iter().map(|e| ClassifyInput { text: e.text.clone(), text_pair: e.text_pair.clone() });
-        let started = Instant::now();
-        let answers = classifier
-            .run(inputs.collect(), &ClassifyOptions::default(), BATCH_TOKENS)
-            .map_err(|source| EvalError::Pipeline { first, source })?;
-        seconds += started.elapsed().as_secs_f64();
-        for (offset, (example, answer)) in chunk.iter().zip(answers).enumerate() {
-            tokens += answer.tokens;
-            let mut row = vec![0.0; classes];
-            for score in &answer.scores {
-                row[index_of(&score.label).expect("the classifier's own label")] = score.score;
-            }
-            scores.push(row);
-            let Some(label) = &example.label else { continue };
-            let (label, predicted) = (label.to_string(), &answer.best().label);
-            let Some(truth) = index_of(&label) else {
-                return Err(EvalError::UnknownLabel {
-                    example: first + offset,
-                    label,
-                    known: classifier.labels.clone(),
-                });
-            };
-            let predicted = index_of(predicted).expect("the classifier's own label");
-            confusion.add(truth, predicted);
-            if let Some(source) = &example.source {
-                by_source.entry(source.clone()).or_insert_with(|| Confusion::new(classes)).add(truth, predicted);
-            }
+    let (mut labelled, mut labels) = (Vec::new(), Vec::new());
+    for (index, truth) in truths.iter().enumerate() {
+        let Some(truth) = *truth else { continue };
+        confusion.add(truth, predicted[index]);
+        if let Some(source) = &examples[index].source {
+            let of_source = by_source.entry(source.clone()).or_insert_with(|| Confusion::new(classes));
+            of_source.add(truth, predicted[index]);
         }
-        progress(scores.len());
+        labelled.push(scores[index].as_slice());
+        labels.push(truth);
     }
-    if confusion.total() == 0 {
-        return Err(EvalError::NoLabels);
-    }
-    Ok(Evaluation { confusion, by_source, scores, tokens, seconds })
+    Evaluation { confusion, by_source, predicted, calibration: calibration::single_label(&labelled, &labels) }
+}
+
+/// Scores by a model's own classes → by those of a larger list, of which `places` tells where its own are.
+pub fn spread(scores: &[Vec<f32>], places: &[usize], classes: usize) -> Vec<Vec<f32>> {
+    let one = |own: &Vec<f32>| {
+        let mut all = vec![0.0; classes];
+        places.iter().zip(own).for_each(|(place, score)| all[*place] = *score);
+        all
+    };
+    scores.iter().map(one).collect()
 }
 
 /// How often two models predict the same class.
@@ -143,6 +179,22 @@ mod tests {
         assert_eq!(found.share, 0.75);
         assert_eq!(found.flip_margins.len(), 1);
         assert!((found.flip_margins[0] - 0.04).abs() < 1e-6);
+    }
+
+    #[test]
+    fn examples_are_judged_where_they_have_a_truth() {
+        let scores = [vec![0.9, 0.1], vec![0.2, 0.8], vec![0.6, 0.4]];
+        let example = |source: Option<&str>| Example { source: source.map(str::to_string), ..Example::default() };
+        let examples = [example(Some("a")), example(None), example(Some("a"))];
+        let found = evaluate(&scores, &[Some(0), None, Some(1)], &examples);
+        assert_eq!((found.confusion.total(), found.confusion.right()), (2, 1));
+        assert_eq!((found.by_source["a"].total(), found.predicted.as_slice()), (2, [0, 1, 0].as_slice()));
+        assert!((found.calibration.ece - (0.1 + 0.6) / 2.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn scores_of_fewer_classes_are_spread_over_more() {
+        assert_eq!(spread(&[vec![0.25, 0.75]], &[2, 0], 3), [vec![0.75, 0.0, 0.25]]);
     }
 
     #[test]

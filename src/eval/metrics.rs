@@ -34,25 +34,46 @@ impl Confusion {
 
     /// Share of right predictions, 0..1.
     pub fn accuracy(&self) -> f64 {
-        let right: u64 = (0..self.classes).map(|c| self.count(c, c)).sum();
-        ratio(right as f64, self.total() as f64)
+        ratio(self.right() as f64, self.total() as f64)
     }
 
-    fn truths(&self, class: usize) -> u64 {
+    /// Predictions that were right.
+    pub fn right(&self) -> u64 {
+        (0..self.classes).map(|c| self.count(c, c)).sum()
+    }
+
+    /// How often a class was true.
+    pub fn truths(&self, class: usize) -> u64 {
         (0..self.classes).map(|p| self.count(class, p)).sum()
+    }
+
+    fn predictions(&self, class: usize) -> u64 {
+        (0..self.classes).map(|t| self.count(t, class)).sum()
     }
 
     /// F1 of one class: harmonic mean of precision and recall; 0 when it was never right.
     pub fn f1(&self, class: usize) -> f64 {
-        let right = self.count(class, class) as f64;
-        let predicted: u64 = (0..self.classes).map(|t| self.count(t, class)).sum();
-        ratio(2.0 * right, predicted as f64 + self.truths(class) as f64)
+        ratio(2.0 * self.count(class, class) as f64, (self.predictions(class) + self.truths(class)) as f64)
     }
 
-    /// Mean of the classes' F1 (scikit-learn, `average="macro"`), over classes that occur.
+    /// Mean of the classes' F1 (scikit-learn, `average="macro"`), over classes that are true or predicted at least once.
     pub fn macro_f1(&self) -> f64 {
-        let present: Vec<_> = (0..self.classes).filter(|c| self.truths(*c) > 0).collect();
+        let present: Vec<_> = (0..self.classes).filter(|c| self.truths(*c) + self.predictions(*c) > 0).collect();
         ratio(present.iter().map(|c| self.f1(*c)).sum(), present.len() as f64)
+    }
+
+    /// Matthews' correlation coefficient of several classes, -1..1 (Gorodkin 2004); 0 when truth or prediction never
+    /// changes.
+    pub fn mcc(&self) -> f64 {
+        let (n, right) = (self.total() as f64, self.right() as f64);
+        let (mut both, mut truth, mut predicted) = (0.0, 0.0, 0.0);
+        for class in 0..self.classes {
+            let (t, p) = (self.truths(class) as f64, self.predictions(class) as f64);
+            both += t * p;
+            truth += t * t;
+            predicted += p * p;
+        }
+        ratio(n * right - both, ((n * n - predicted) * (n * n - truth)).sqrt())
     }
 
     /// Mean of the classes' F1 weighted by how often each is true (scikit-learn, `average="weighted"`).
@@ -62,7 +83,8 @@ impl Confusion {
     }
 }
 
-fn ratio(part: f64, whole: f64) -> f64 {
+/// 0 of nothing is 0.
+pub(super) fn ratio(part: f64, whole: f64) -> f64 {
     if whole == 0.0 { 0.0 } else { part / whole }
 }
 
@@ -82,19 +104,46 @@ pub fn quantile(sorted: &[f64], q: f64) -> f64 {
 mod tests {
     use super::*;
 
-    /// Checked with scikit-learn: y_true = [0,0,0,1,1,2], y_pred = [0,0,1,1,2,2].
-    #[test]
-    fn scores_equal_scikit_learn() {
+    fn table(pairs: &[(usize, usize)]) -> Confusion {
         let mut table = Confusion::new(3);
-        for (t, p) in [(0, 0), (0, 0), (0, 1), (1, 1), (1, 2), (2, 2)] {
-            table.add(t, p);
-        }
+        pairs.iter().for_each(|(truth, predicted)| table.add(*truth, *predicted));
+        table
+    }
+
+    /// By hand: F1 of 4/5, 1/2, 2/3. MCC: 6 * 4 - (3 * 2 + 2 * 2 + 1 * 2) over sqrt((36 - 12) (36 - 14)).
+    #[test]
+    fn scores_are_those_by_hand() {
+        let table = table(&[(0, 0), (0, 0), (0, 1), (1, 1), (1, 2), (2, 2)]);
         assert!((table.accuracy() - 4.0 / 6.0).abs() < 1e-12);
         assert!((table.f1(0) - 0.8).abs() < 1e-12);
         assert!((table.f1(1) - 0.5).abs() < 1e-12);
         assert!((table.f1(2) - 2.0 / 3.0).abs() < 1e-12);
         assert!((table.macro_f1() - (0.8 + 0.5 + 2.0 / 3.0) / 3.0).abs() < 1e-12);
         assert!((table.weighted_f1() - (0.8 * 3.0 + 0.5 * 2.0 + 2.0 / 3.0) / 6.0).abs() < 1e-12);
+        assert!((table.mcc() - 12.0 / (24.0f64 * 22.0).sqrt()).abs() < 1e-12);
+    }
+
+    /// scikit-learn 1.9: `f1_score(average="macro")`, `f1_score(average="weighted")`, `matthews_corrcoef`. In the second
+    /// case a class is predicted that is never true.
+    #[test]
+    fn scores_equal_scikit_learn() {
+        let first = [(0, 0), (0, 0), (0, 1), (1, 1), (1, 2), (2, 2), (2, 2), (2, 0), (2, 2), (1, 1)];
+        let second = [(0, 0), (0, 2), (1, 1), (1, 1), (1, 0)];
+        let cases = [
+            (first.as_slice(), [0.694_444_444_444_444_3, 0.7, 0.545_454_545_454_545_4]),
+            (second.as_slice(), [0.433_333_333_333_333_35, 0.68, 0.360_843_918_243_516_14]),
+        ];
+        for (pairs, expected) in cases {
+            let table = table(pairs);
+            for (found, expected) in [table.macro_f1(), table.weighted_f1(), table.mcc()].into_iter().zip(expected) {
+                assert!((found - expected).abs() < 1e-12, "{pairs:?}: {found} and not {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn without_change_there_is_no_correlation() {
+        assert_eq!((table(&[(0, 0), (1, 0)]).mcc(), table(&[]).mcc(), table(&[]).macro_f1()), (0.0, 0.0, 0.0));
     }
 
     #[test]

@@ -49,6 +49,11 @@ pub(super) fn colour(index: usize) -> String {
 impl Frame {
     /// Begins a figure with its title, its legend and the name of the horizontal axis.
     pub(super) fn new(title: &str, legend: &[(Key, &str)], x_label: &str) -> Self {
+        Frame::with_height(title, legend, x_label, PLOT_HEIGHT)
+    }
+
+    /// As [`Frame::new`], with another height of the area of values.
+    pub(super) fn with_height(title: &str, legend: &[(Key, &str)], x_label: &str, plot_height: f64) -> Self {
         let mut items = String::new();
         let (mut x, mut line) = (0.0, 0.0);
         for (key, name) in legend {
@@ -74,7 +79,7 @@ impl Frame {
             x += width;
         }
         let top = TITLE_HEIGHT + if legend.is_empty() { 8.0 } else { (line + 1.0) * LEGEND_LINE + 12.0 };
-        let bottom = top + PLOT_HEIGHT;
+        let bottom = top + plot_height;
         let mut svg = String::new();
         let name_height = if x_label.is_empty() { 0.0 } else { NAME_HEIGHT };
         let (height, title) = (bottom + BOTTOM + name_height, escape(title));

@@ -6,15 +6,21 @@
 
 mod axis;
 mod bars;
+mod bubbles;
 mod distribution;
 mod frame;
+mod heat_map;
+mod intervals;
 mod lines;
 mod page;
 mod points;
 
 pub use axis::Scale;
 pub use bars::{BarSeries, Bars};
+pub use bubbles::{Bubble, Bubbles};
 pub use distribution::Distribution;
+pub use heat_map::HeatMap;
+pub use intervals::{IntervalRow, Intervals};
 pub use lines::{LineSeries, Lines};
 pub use page::{Block, Page};
 pub use points::{Point, Points};

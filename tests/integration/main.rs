@@ -2,6 +2,7 @@ mod bench;
 mod cli;
 mod container;
 mod engine;
+mod evaluation;
 mod fake_model;
 mod golden;
 mod http;

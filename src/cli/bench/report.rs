@@ -5,7 +5,7 @@ use std::fmt;
 use serde_json::{Map, Value, json};
 
 use crate::cli::machine;
-use crate::cli::table::Table;
+pub(super) use crate::cli::section::Section;
 use crate::eval::rounds::Times;
 use crate::plot::{Block, Page};
 
@@ -13,21 +13,6 @@ use super::Bench;
 
 /// What other programs may take of the CPUs without a warning, in percent.
 const MUCH: f64 = 4.0;
-
-/// What one section found.
-pub(super) struct Section {
-    /// Its name in JSON.
-    pub(super) key: &'static str,
-    /// Its heading.
-    pub(super) title: &'static str,
-    pub(super) table: Table,
-    /// The rows of the table with all their figures, for JSON.
-    pub(super) rows: Vec<Value>,
-    /// The figures of the page, as SVG.
-    pub(super) figures: Vec<String>,
-    /// What the figures mean, a sentence each.
-    pub(super) notes: Vec<String>,
-}
 
 /// All sections, and what they were measured with.
 pub(super) struct Report {
@@ -87,10 +72,7 @@ impl Report {
         let text = |text: &str| Block::Text(text.to_string());
         let mut blocks = vec![text(&self.subject()), text(self.field("command"))];
         for section in &self.sections {
-            blocks.push(Block::Heading(section.title.to_string()));
-            blocks.extend(section.figures.iter().cloned().map(Block::Figure));
-            blocks.push(Block::Table(section.table.rows().to_vec()));
-            blocks.extend(section.notes.iter().map(|note| text(note)));
+            blocks.extend(section.blocks());
         }
         blocks.extend(self.notes.iter().map(|note| text(note)));
         Page { title: "Octet: measured speed".into(), blocks }
@@ -115,10 +97,7 @@ impl Report {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.subject())?;
-        for section in &self.sections {
-            writeln!(f, "\n{}\n\n{}", section.title, section.table)?;
-            section.notes.iter().try_for_each(|note| writeln!(f, "{note}"))?;
-        }
+        self.sections.iter().try_for_each(|section| write!(f, "{section}"))?;
         self.notes.iter().try_for_each(|note| writeln!(f, "\n{note}"))
     }
 }

@@ -1,0 +1,49 @@
+//! Flags that say which column of a data file holds what.
+
+use clap::Args;
+
+use crate::data::{Columns, Field};
+
+/// Names of columns (csv, tsv) or fields (jsonl).
+#[derive(Args)]
+#[command(next_help_heading = "Columns of the data")]
+pub(super) struct ColumnArgs {
+    /// Column with the text [text, sentence, input, sentence1]
+    #[arg(long, value_name = "NAME")]
+    text_column: Option<String>,
+    /// Column with the second text of a pair [text_pair, sentence2]
+    #[arg(long, value_name = "NAME")]
+    pair_column: Option<String>,
+    /// Column with the class [label]
+    #[arg(long, value_name = "NAME")]
+    label_column: Option<String>,
+    /// Column with several classes: a list, or names with | between them [labels]
+    #[arg(long, value_name = "NAME")]
+    labels_column: Option<String>,
+    /// Column with a number that people gave [rating, score]
+    #[arg(long, value_name = "NAME")]
+    rating_column: Option<String>,
+    /// Column with a summary that people wrote [summary]
+    #[arg(long, value_name = "NAME")]
+    summary_column: Option<String>,
+    /// Column that says where the text comes from [source]
+    #[arg(long, value_name = "NAME")]
+    source_column: Option<String>,
+}
+
+impl ColumnArgs {
+    /// What was named.
+    pub(super) fn columns(&self) -> Columns {
+        let named = [
+            (Field::Text, &self.text_column),
+            (Field::TextPair, &self.pair_column),
+            (Field::Label, &self.label_column),
+            (Field::Labels, &self.labels_column),
+            (Field::Rating, &self.rating_column),
+            (Field::Summary, &self.summary_column),
+            (Field::Source, &self.source_column),
+        ];
+        let named = named.into_iter().filter_map(|(field, name)| Some((field, name.as_ref()?)));
+        named.fold(Columns::default(), |columns, (field, name)| columns.name(field, name))
+    }
+}
