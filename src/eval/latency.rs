@@ -20,13 +20,16 @@ pub struct Latency {
     pub texts: usize,
 }
 
+/// A model: runs the text of an index.
+pub type Run<'a, E> = Box<dyn FnMut(usize) -> Result<(), E> + 'a>;
+
 /// Times texts `0..texts` through every model, one text at a time. The models take turns, another one first each time; all
-/// end when `limit` has passed, so that each timed the same texts. A model is a function that runs the text of an index.
+/// end when `limit` has passed, so that each timed the same texts.
 ///
 /// # Errors
 /// The first one that a model gives.
 pub fn measure<E>(
-    models: &mut [Box<dyn FnMut(usize) -> Result<(), E> + '_>],
+    models: &mut [Run<'_, E>],
     texts: usize,
     limit: Duration,
     mut progress: impl FnMut(usize),
@@ -61,12 +64,10 @@ mod tests {
     use super::*;
     use std::cell::RefCell;
 
-    type Run<'a> = Box<dyn FnMut(usize) -> Result<(), &'static str> + 'a>;
-
     #[test]
     fn models_take_turns_on_the_same_texts() {
         let order = RefCell::new(Vec::new());
-        let model = |name: char| -> Run<'_> {
+        let model = |name: char| -> Run<'_, &'static str> {
             let order = &order;
             Box::new(move |index| {
                 order.borrow_mut().push((name, index));
@@ -82,9 +83,9 @@ mod tests {
 
     #[test]
     fn time_is_bounded_and_errors_are_passed_on() {
-        let slow: Run<'_> = Box::new(|_| Ok(()));
+        let slow: Run<'_, &'static str> = Box::new(|_| Ok(()));
         assert_eq!(measure(&mut [slow], 100, Duration::ZERO, |_| {}).unwrap()[0].texts, 1);
-        let broken: Run<'_> = Box::new(|_| Err("no"));
+        let broken: Run<'_, &'static str> = Box::new(|_| Err("no"));
         assert_eq!(measure(&mut [broken], 3, Duration::MAX, |_| {}), Err("no"));
     }
 }

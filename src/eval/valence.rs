@@ -36,9 +36,9 @@ pub const PUBLISHED: [Published; 8] = [
     row("Hu-Liu04", [0.77, 0.59, 0.62, 0.52], NONE),
     row("SentiWordNet", [0.67, 0.57, 0.57, 0.52], NONE),
     row("LIWC", [0.63, 0.31, 0.36, 0.21], NONE),
-    row("naive Bayes, trained on the corpus", [0.84, 0.75, 0.61, 0.49], NONE),
-    row("maximum entropy, trained on the corpus", [0.83, 0.75, 0.60, 0.50], NONE),
-    Published { name: "SVM, trained on the corpus", f1: [Some(0.83), None, Some(0.58), None], r: NONE },
+    row("naive Bayes (same corpus)", [0.84, 0.75, 0.61, 0.49], NONE),
+    row("maximum entropy (same corpus)", [0.83, 0.75, 0.60, 0.50], NONE),
+    Published { name: "SVM (same corpus)", f1: [Some(0.83), None, Some(0.58), None], r: NONE },
 ];
 
 const fn row(name: &'static str, f1: [f64; 4], r: ByCorpus) -> Published {

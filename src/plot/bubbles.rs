@@ -51,6 +51,7 @@ impl Bubbles {
         frame.value_axis(&y_axis);
         frame.places(&x_axis);
         let largest = self.bubbles.iter().filter_map(|p| p.size).fold(f64::MIN_POSITIVE, f64::max);
+        let mut notes: Vec<(f64, f64)> = Vec::new();
         for (index, bubble) in self.bubbles.iter().enumerate() {
             let (class, x, y) = (colour(index), x_axis.place(bubble.x), y_axis.place(bubble.y));
             let radius = bubble.size.map_or(PLAIN, |size| (LARGEST * (size / largest).max(0.0).sqrt()).max(3.0));
@@ -65,12 +66,18 @@ impl Bubbles {
             frame.draw(format_args!(
                 r#"<circle class="{class} see-through" cx="{x:.1}" cy="{y:.1}" r="{radius:.1}"><title>{told}</title></circle>"#
             ));
-            // Beside the bubble, on the side that has room.
-            let (class, at) = match x + radius + 6.0 + CHARACTER * bubble.note.chars().count() as f64 <= RIGHT {
+            // Beside the bubble, on the side that has room, and below the notes that are there.
+            let width = CHARACTER * bubble.note.chars().count() as f64;
+            let (class, at) = match x + radius + 6.0 + width <= RIGHT {
                 true => ("", x + radius + 6.0),
                 false => ("end", x - radius - 6.0),
             };
-            frame.draw(format_args!(r#"<text class="{class}" x="{at:.1}" y="{:.1}">{note}</text>"#, y + 4.5));
+            let mut note_y = y + 4.5;
+            while notes.iter().any(|(x, y)| (x - at).abs() < width + 40.0 && (y - note_y).abs() < 15.0) {
+                note_y += 15.0;
+            }
+            notes.push((at, note_y));
+            frame.draw(format_args!(r#"<text class="{class}" x="{at:.1}" y="{note_y:.1}">{note}</text>"#));
         }
         frame.finish()
     }

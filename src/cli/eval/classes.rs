@@ -148,14 +148,15 @@ fn accuracy(arena: &Arena<'_>, runs: &[Run]) -> Section {
             "brier": calibration.brier,
         }));
         let (name, value) = (arena.name(index).to_string(), counts.accuracy());
-        dots.push(IntervalRow { name, value, low: interval.low, high: interval.high });
+        let [value, low, high] = [value, interval.low, interval.high].map(|x| 100.0 * x);
+        dots.push(IntervalRow { name, value, low, high });
     }
     Section {
         key: "accuracy",
         title: "Accuracy",
         table,
         rows,
-        figures: vec![Intervals { title: "Accuracy with 95 % intervals".into(), rows: dots, limit: None }.svg()],
+        figures: vec![Intervals { title: "Accuracy in %, with 95 % intervals".into(), rows: dots, limit: None }.svg()],
         notes: vec![
             "95 %: Wilson's interval of the accuracy. It is about texts like these, and wide; whether two models differ on \
              the same texts is in the part on what changed."

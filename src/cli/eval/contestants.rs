@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
 
+use crate::checkpoint::ModelDir;
 use crate::cli::{machine, model_folder};
 use crate::config::Settings;
 use crate::kernels::Kernels;
@@ -19,6 +20,8 @@ pub(super) struct Contestant {
     pub(super) model: Model,
     /// Whether it is the first model, or its folder in another precision: its scores may be stored there.
     pub(super) is_of_first: bool,
+    /// Bytes of its weight files, the encoder's included.
+    pub(super) file_bytes: u64,
     /// By how much loading it made the process grow in RAM, in bytes.
     pub(super) resident_growth: Option<u64>,
 }
@@ -74,12 +77,12 @@ pub(super) fn load(args: &EvalArgs, settings: &Settings, kernels: Kernels) -> an
         let first = first.get_or_insert_with(|| folder.clone());
         let is_of_first = *first == folder;
         let loader = Loader::new(kernels, spec.precision);
-        contestants.push(load_one(name, folder, is_of_first, loader)?);
+        contestants.push(load_one(name, folder, is_of_first, None, loader)?);
     }
     if let Some(dir) = &args.float {
         let loader = Loader::new(kernels, Precision::Float).with_encoder(dir).context("--float")?;
         let (name, folder) = (format!("{}@float", contestants[0].name), contestants[0].folder.clone());
-        contestants.push(load_one(name, folder, true, loader)?);
+        contestants.push(load_one(name, folder, true, Some(dir), loader)?);
     }
     for (index, contestant) in contestants.iter().enumerate() {
         let twice = contestants[..index].iter().any(|other| other.name == contestant.name);
@@ -88,11 +91,26 @@ pub(super) fn load(args: &EvalArgs, settings: &Settings, kernels: Kernels) -> an
     Ok(contestants)
 }
 
-fn load_one(name: String, folder: PathBuf, is_of_first: bool, mut loader: Loader) -> anyhow::Result<Contestant> {
+/// `original`: the folder that takes the place of the folder's own encoder.
+fn load_one(
+    name: String,
+    folder: PathBuf,
+    is_of_first: bool,
+    original: Option<&Path>,
+    mut loader: Loader,
+) -> anyhow::Result<Contestant> {
     let before = machine::resident_bytes();
     let model = loader.load(&name, &folder)?;
     let resident_growth = before.zip(machine::resident_bytes()).map(|(before, after)| after.saturating_sub(before));
-    Ok(Contestant { name, folder, model, is_of_first, resident_growth })
+    let file_bytes = match original {
+        None => model.info.file_bytes,
+        Some(original) => {
+            let own = ModelDir::open(&folder)?;
+            let head = if own.is_head_only() { own.weight_bytes() } else { 0 };
+            head + ModelDir::open(original)?.weight_bytes()
+        }
+    };
+    Ok(Contestant { name, folder, model, is_of_first, file_bytes, resident_growth })
 }
 
 /// The index of the model that the others are compared with.

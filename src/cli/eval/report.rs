@@ -91,8 +91,8 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.subject)?;
         // Long tables are for the page and for programs.
-        let shown = self.sections.iter().filter(|s| !["reliability", "confusion"].contains(&s.key));
-        shown.map(|section| write!(f, "{section}")).collect()
+        let mut shown = self.sections.iter().filter(|s| !["reliability", "confusion"].contains(&s.key));
+        shown.try_for_each(|section| write!(f, "{section}"))
     }
 }
 
@@ -104,17 +104,17 @@ fn quality_and_cost(arena: &Arena<'_>, results: &[Measured], sections: &[Section
         let latency = cost[index]["latency_p50_seconds"].as_f64();
         Some(Bubble {
             name: arena.name(index).to_string(),
-            x: cost[index]["file_bytes"].as_f64()? / 1e6,
-            y: quality,
-            interval: interval.map(|i| (i.low, i.high)),
+            x: cost[index]["weight_bytes"].as_f64()? / 1e6,
+            y: 100.0 * quality,
+            interval: interval.map(|i| (100.0 * i.low, 100.0 * i.high)),
             size: latency,
             note: latency.map_or(String::new(), |seconds| format!("{:.2} ms", 1e3 * seconds)),
         })
     };
     let bubbles: Vec<Bubble> = (0..results.len()).filter_map(bubble).collect();
     let chart = Bubbles {
-        title: format!("{main} (upwards, with its 95 % interval), size on disk, and time of one text (area)"),
-        x_label: "MB on disk".into(),
+        title: format!("{main} in % (upwards, with its 95 % interval), size in memory, and time of one text (area)"),
+        x_label: "MB of weights in memory".into(),
         x_scale: Scale::Linear,
         y_scale: Scale::Span,
         bubbles,

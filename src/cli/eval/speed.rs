@@ -18,8 +18,7 @@ use super::{Arena, Measured};
 /// What the timing of single texts may take, over all models.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Runs the text of an index through a model.
-type Run<'a> = Box<dyn FnMut(usize) -> Result<(), PipelineError> + 'a>;
+type Run<'a> = latency::Run<'a, PipelineError>;
 
 pub(super) fn of_classifiers(
     arena: &Arena<'_>,
@@ -95,7 +94,13 @@ fn section<'a>(arena: &'a Arena<'_>, results: &[Measured], run: impl Fn(usize) -
         let ms = |seconds: f64| if times.texts == 0 { "-".into() } else { format!("{:.2}", 1e3 * seconds) };
         let tokens = if measured.tokens == 0 { "-".into() } else { format!("{tokens_per_second:.0}") };
         let mut cells = vec![contestant.name.clone(), format!("{texts_per_second:.0}"), tokens];
-        cells.extend([ms(times.p50), ms(times.p90), ms(times.p99), megabytes(info.file_bytes), megabytes(weights)]);
+        cells.extend([
+            ms(times.p50),
+            ms(times.p90),
+            ms(times.p99),
+            megabytes(contestant.file_bytes),
+            megabytes(weights),
+        ]);
         cells.push(contestant.resident_growth.map_or("-".into(), megabytes));
         table.row(cells);
         let timed = (times.texts > 0).then_some(times);
@@ -108,7 +113,7 @@ fn section<'a>(arena: &'a Arena<'_>, results: &[Measured], run: impl Fn(usize) -
             "latency_p99_seconds": timed.map(|t| t.p99),
             "latency_texts": times.texts,
             "truncated_texts": measured.truncated,
-            "file_bytes": info.file_bytes,
+            "file_bytes": contestant.file_bytes,
             "weight_bytes": weights,
             "resident_growth_bytes": contestant.resident_growth,
             "load_seconds": info.load_seconds,

@@ -102,11 +102,13 @@ fn table(sources: &[&str], board: &[Row<'_>]) -> Table {
     let columns = |figure: &str| sources.iter().map(|source| format!("{figure} {source}")).collect::<Vec<_>>();
     let mut table =
         Table::with_header([vec!["who".to_string(), "from".to_string()], columns("F1"), columns("r")].concat());
-    let cell = |x: Option<f64>| x.map_or("-".to_string(), |x| format!("{x:.3}"));
+    let cell = |x: Option<f64>, digits: usize| x.map_or("-".to_string(), |x| format!("{x:.digits$}"));
     for row in board {
         let cells = [row.who.to_string(), row.from.to_string()].into_iter();
-        let f1 = row.figures.iter().map(|figures| cell(figures.f1));
-        table.row(cells.chain(f1).chain(row.figures.iter().map(|figures| cell(figures.r))));
+        // The paper prints two digits of F1.
+        let digits = if row.from == "published" { 2 } else { 3 };
+        let f1 = row.figures.iter().map(|figures| cell(figures.f1, digits));
+        table.row(cells.chain(f1).chain(row.figures.iter().map(|figures| cell(figures.r, 3))));
     }
     table
 }
