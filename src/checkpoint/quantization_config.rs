@@ -104,6 +104,25 @@ impl QuantizationConfig {
         QuantizationConfig { groups, ignore }
     }
 
+    /// A short name for how linear layers run, such as `w8a8-dynamic` or `w4a16`; `mixed` when they differ.
+    pub fn name(&self) -> String {
+        let embeds = |group: &QuantizationGroup| group.targets.iter().all(|target| target == "Embedding");
+        let mut names = self.groups.iter().filter(|group| !embeds(group)).map(|group| {
+            let inputs = match group.inputs {
+                None => "a16",
+                Some(InputConfig { dynamic: true, .. }) => "a8-dynamic",
+                Some(InputConfig { dynamic: false, .. }) => "a8-static",
+            };
+            format!("w{}{inputs}", group.weights.levels.bits())
+        });
+        match (names.next(), names.next()) {
+            (None, _) => "float".into(),
+            (Some(only), None) => only,
+            (Some(first), Some(second)) if first == second && names.all(|name| name == first) => first,
+            _ => "mixed".into(),
+        }
+    }
+
     /// The group of a module, by its name: the name of its weight without `.weight`; `None` when it is float.
     pub fn group_of(&self, module: &str) -> Option<&QuantizationGroup> {
         if self.ignore.iter().any(|target| rank(target, module).is_some()) {

@@ -2,8 +2,8 @@
 
 use clap::Args;
 
-use crate::architectures::{self, Architecture};
-use crate::checkpoint::ModelDir;
+use crate::architectures::{self, Architecture, EncoderNames};
+use crate::checkpoint::{ModelDir, Weights};
 
 use super::table::{Table, megabytes};
 use super::{Common, model_folder};
@@ -26,7 +26,7 @@ pub(super) fn run(args: InspectArgs, common: &Common) -> anyhow::Result<()> {
     let dir = ModelDir::open(&model_folder(&args.model, &settings)?)?;
     let weights = dir.weights()?;
     let encoder_weights = dir.encoder().weights()?;
-    let Architecture { spec, head, .. } =
+    let Architecture { spec, head, encoder: names } =
         architectures::describe(dir.encoder().config(), &|name| encoder_weights.contains(name))?;
     let trained = dir.config().octet.as_ref().map(|o| architectures::trained_head(dir.config(), o.head.pooling));
 
@@ -80,6 +80,7 @@ pub(super) fn run(args: InspectArgs, common: &Common) -> anyhow::Result<()> {
         table.row([dtype, count.to_string(), megabytes(bytes)]);
     }
     println!("\n{table}");
+    println!("{}", layers(&names, spec.hidden_size, &encoder_weights));
     if args.tensors {
         let mut table = Table::new(["tensor", "dtype", "shape"]);
         for entry in weights.entries() {
@@ -112,4 +113,27 @@ pub(super) fn run(args: InspectArgs, common: &Common) -> anyhow::Result<()> {
         println!("{table}");
     }
     Ok(())
+}
+
+/// Scheme, bits of a weight and bytes of each table and matrix, scales and zero points included.
+fn layers(names: &EncoderNames, width: usize, weights: &Weights) -> Table {
+    let tables = names.tables().map(|t| (t.weight.as_str(), t.rows * width));
+    let matrices = names.layers.iter().flat_map(|l| l.linears()).map(|l| (l.weight.as_str(), l.outputs * l.inputs));
+    let mut table = Table::new(["layer", "weights", "bits", "size"]);
+    for (name, elements) in tables.chain(matrices) {
+        let module = name.trim_end_matches(".weight");
+        let belongs =
+            |entry: &str| entry.strip_prefix(name).is_some_and(|part| part.is_empty() || part.starts_with('_'));
+        let parts: Vec<_> = weights.entries().filter(|entry| belongs(&entry.name)).collect();
+        let bytes: u64 = parts.iter().map(|part| part.bytes).sum();
+        let dtype = parts.iter().find(|part| part.name == name).map_or("I32", |part| part.dtype.as_str());
+        let group = weights.quantization().and_then(|q| q.group_of(module));
+        let stored = match group.filter(|_| dtype.starts_with('I')) {
+            Some(group) => group.weights.to_string(),
+            None => dtype.to_lowercase(),
+        };
+        let bits = format!("{:.2}", 8.0 * bytes as f64 / elements as f64);
+        table.row([module.to_string(), stored, bits, format!("{:.3} MB", bytes as f64 / 1e6)]);
+    }
+    table
 }

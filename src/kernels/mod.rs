@@ -9,6 +9,8 @@ mod activation;
 pub mod affine;
 mod attention;
 mod gemm;
+mod gemm_f32;
+mod grouped;
 mod isa;
 mod lanes;
 mod microkernel;
@@ -25,6 +27,8 @@ mod tiles;
 
 pub use activation::Activation;
 pub use attention::AttentionScratch;
+pub use gemm_f32::FloatWeights;
+pub use grouped::{GroupedScratch, GroupedWeights};
 pub use isa::{Isa, Kernels, UnknownIsa, UnsupportedIsa};
 pub use norm::LayerNorm;
 pub use pack::{AlignedVec, MAX_K, PackedWeights};

@@ -68,6 +68,20 @@ impl QuantizedRows {
         }
     }
 
+    /// Becomes the columns from `start` on of other rows, with their scales and zero points.
+    ///
+    /// # Panics
+    /// When there are no such columns.
+    pub(crate) fn copy_columns(&mut self, rows: &QuantizedRows, start: usize, columns: usize) {
+        self.reset(rows.rows(), columns);
+        for i in 0..rows.rows() {
+            let at = i * self.stride;
+            self.bytes.as_mut_slice()[at..at + columns].copy_from_slice(&rows.row(i)[start..start + columns]);
+        }
+        self.scale.copy_from_slice(&rows.scale);
+        self.zero_point.copy_from_slice(&rows.zero_point);
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.scale.len()
@@ -138,7 +152,41 @@ impl<V: Lanes> Range<V> {
 #[inline(always)]
 pub(crate) fn quantize_row<V: Lanes>(row: &[f32], range: Range<V>, i: usize, out: &mut RowsMut<'_>) {
     let (lo, hi) = range.ends();
-    let params = QParams::for_range_u8(lo, hi);
+    store_row::<V>(
+        row,
+        QParams::for_range_u8(lo, hi),
+        #[inline(always)]
+        |x| x,
+        i,
+        out,
+    );
+}
+
+/// Quantizes one row with parameters found beforehand; its range says whether all of it is finite.
+#[inline(always)]
+fn quantize_row_static<V: Lanes>(row: &[f32], range: Range<V>, params: QParams, i: usize, out: &mut RowsMut<'_>) {
+    /// Beyond every u8 from every zero point, and small enough for [`Lanes::store_u8`].
+    const LIMIT: f32 = 1024.0;
+    let (lo, hi) = range.ends();
+    if !lo.is_finite() || !hi.is_finite() {
+        out.scale[i] = f32::NAN;
+        out.zero_point[i] = 0;
+        out.bytes[i * out.stride..][..row.len()].fill(0);
+        return;
+    }
+    store_row::<V>(
+        row,
+        params,
+        #[inline(always)]
+        |x| x.min(V::splat(LIMIT)).max(V::splat(-LIMIT)),
+        i,
+        out,
+    );
+}
+
+/// `round(r / S) + Z` of one row; `clamp` brings the quotients to where they can be rounded.
+#[inline(always)]
+fn store_row<V: Lanes>(row: &[f32], params: QParams, clamp: impl Fn(V) -> V, i: usize, out: &mut RowsMut<'_>) {
     out.scale[i] = params.scale;
     out.zero_point[i] = params.zero_point;
     let q = &mut out.bytes[i * out.stride..][..row.len()];
@@ -149,20 +197,20 @@ pub(crate) fn quantize_row<V: Lanes>(row: &[f32], range: Range<V>, i: usize, out
         let mut lanes = [inverse; 4];
         for (g, lanes) in lanes.iter_mut().enumerate() {
             // SAFETY: `i + 64 <= blocks <= row.len()`.
-            *lanes = unsafe { V::load(from.add(i + g * LANES)) }.mul(inverse);
+            *lanes = clamp(unsafe { V::load(from.add(i + g * LANES)) }.mul(inverse));
         }
         // SAFETY: `i + 64 <= blocks <= q.len()`.
         unsafe { V::store_64_u8(lanes, params.zero_point, to.add(i)) };
     }
     for i in (blocks..count).step_by(LANES) {
         // SAFETY: `i + 16 <= count <= row.len() == q.len()`.
-        unsafe { V::load(from.add(i)).mul(inverse).store_u8(params.zero_point, to.add(i)) };
+        unsafe { clamp(V::load(from.add(i)).mul(inverse)).store_u8(params.zero_point, to.add(i)) };
     }
     if tail > 0 {
         let mut last = [0u8; LANES];
         // SAFETY: `count + tail` is the length of `row`; `last` holds 16 bytes.
         unsafe {
-            V::load_first(from.add(count), tail, 0.0).mul(inverse).store_u8(params.zero_point, last.as_mut_ptr())
+            clamp(V::load_first(from.add(count), tail, 0.0).mul(inverse)).store_u8(params.zero_point, last.as_mut_ptr())
         };
         q[count..].copy_from_slice(&last[..tail]);
     }
@@ -204,21 +252,43 @@ struct QuantizeRows<'a> {
     out: RowsMut<'a>,
 }
 
+/// The range of one row.
+#[inline(always)]
+fn range_of<V: Lanes>(row: &[f32]) -> Range<V> {
+    let (count, tail) = (row.len() / LANES * LANES, row.len() % LANES);
+    let mut range = Range::<V>::new();
+    for l in (0..count).step_by(LANES) {
+        // SAFETY: `l + 16 <= count <= row.len()`.
+        range.include(unsafe { V::load(row.as_ptr().add(l)) });
+    }
+    if tail > 0 {
+        // SAFETY: `count + tail` is the length of `row`.
+        range.include(unsafe { V::load_first(row.as_ptr().add(count), tail, 0.0) });
+    }
+    range
+}
+
 impl LaneKernel for QuantizeRows<'_> {
     #[inline(always)]
     fn run<V: Lanes>(mut self) {
-        let (count, tail) = (self.k / LANES * LANES, self.k % LANES);
         for (i, row) in self.x.chunks_exact(self.k).enumerate() {
-            let mut range = Range::<V>::new();
-            for l in (0..count).step_by(LANES) {
-                // SAFETY: `l + 16 <= count <= row.len()`.
-                range.include(unsafe { V::load(row.as_ptr().add(l)) });
-            }
-            if tail > 0 {
-                // SAFETY: `count + tail` is the length of `row`.
-                range.include(unsafe { V::load_first(row.as_ptr().add(count), tail, 0.0) });
-            }
-            quantize_row(row, range, i, &mut self.out);
+            quantize_row(row, range_of::<V>(row), i, &mut self.out);
+        }
+    }
+}
+
+struct QuantizeRowsStatic<'a> {
+    x: &'a [f32],
+    k: usize,
+    params: QParams,
+    out: RowsMut<'a>,
+}
+
+impl LaneKernel for QuantizeRowsStatic<'_> {
+    #[inline(always)]
+    fn run<V: Lanes>(mut self) {
+        for (i, row) in self.x.chunks_exact(self.k).enumerate() {
+            quantize_row_static(row, range_of::<V>(row), self.params, i, &mut self.out);
         }
     }
 }
@@ -284,6 +354,18 @@ impl Kernels {
         }
     }
 
+    /// Quantizes rows `x` `[m, k]` to u8 with parameters found beforehand, as
+    /// [`super::affine::quantize_row_u8_static`] defines.
+    ///
+    /// # Panics
+    /// When `x` is no whole number of rows.
+    pub fn quantize_rows_static(self, x: &[f32], k: usize, params: QParams, out: &mut QuantizedRows) {
+        let out = out.rows_mut(row_count(x.len(), k), k);
+        if k > 0 {
+            self.run(QuantizeRowsStatic { x, k, params, out });
+        }
+    }
+
     /// [`Kernels::activate`] on rows `x` `[m, k]` in place, then [`Kernels::quantize_rows`], while they are in cache.
     ///
     /// # Panics
@@ -299,7 +381,7 @@ impl Kernels {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::affine::quantize_row_u8;
+    use crate::kernels::affine::{quantize_row_u8, quantize_row_u8_static};
     use crate::kernels::testing::{EDGE_SIZES, GUARDS, Guarded, Random};
 
     /// Scale bits, zero point and integers of each row; all NaNs are one.
@@ -338,6 +420,24 @@ mod tests {
                 let mut rows = QuantizedRows::new();
                 kernels.quantize_rows(&x, k, &mut rows);
                 assert_eq!(parts(&rows), parts(&expected), "{} at k = {k}", kernels.isa());
+            }
+        }
+    }
+
+    #[test]
+    fn static_rows_are_what_the_definition_says_on_every_isa() {
+        let all = [(0.02, 120), (1e-30, 0), (1e30, 255), (f32::MIN_POSITIVE, 7)];
+        for (k, (scale, zero_point)) in [1, 16, 70, 385].into_iter().flat_map(|k| all.map(|params| (k, params))) {
+            let (x, params) = (rows_to_quantize(k), QParams { scale, zero_point });
+            for kernels in Kernels::available() {
+                let mut rows = QuantizedRows::new();
+                kernels.quantize_rows_static(&x, k, params, &mut rows);
+                for (row, found) in x.chunks(k).zip(parts(&rows)) {
+                    let mut q = vec![0u8; k];
+                    let params = quantize_row_u8_static(row, params, &mut q);
+                    let scale = if params.scale.is_nan() { f32::NAN } else { params.scale };
+                    assert_eq!(found, (scale.to_bits(), params.zero_point, q), "{} at k = {k}", kernels.isa());
+                }
             }
         }
     }

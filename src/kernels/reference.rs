@@ -2,6 +2,9 @@
 //!
 //! Quantization has its plain definition in [`super::affine`].
 
+use super::affine::QuantizedWeights;
+use super::quantize::QuantizedRows;
+
 /// Exact sums `sum over k of (qa - za) qw` of rows `q` `[m, k]` with weights `[n, k]`: `[m, n]`.
 pub fn gemm_i32(q: &[u8], zero_point: &[i32], weight: &[i8], n: usize, k: usize) -> Vec<i32> {
     let mut out = Vec::with_capacity(zero_point.len() * n);
@@ -22,6 +25,35 @@ pub fn scale_sums(sums: &[i32], row_scale: &[f32], column_scale: &[f32], bias: &
         .enumerate()
         .map(|(at, &sum)| (sum as f32).mul_add(row_scale[at / n] * column_scale[at % n], bias[at % n]))
         .collect()
+}
+
+/// The float product of rows `x` `[m, k]` with `weight` `[n, k]`: each output is its bias, then one product after the other
+/// with one rounding each, `[m, n]`.
+pub fn gemm_f32(x: &[f32], weight: &[f32], bias: &[f32], k: usize) -> Vec<f32> {
+    let dot =
+        |row: &[f32], weight: &[f32], bias: f32| row.iter().zip(weight).fold(bias, |sum, (&x, &w)| x.mul_add(w, sum));
+    let of_row = |row| weight.chunks_exact(k).zip(bias).map(move |(weight, &bias)| dot(row, weight, bias));
+    x.chunks_exact(k).flat_map(of_row).collect()
+}
+
+/// The product of quantized rows with weights of any scheme: each output is its bias, then, group after group,
+/// `fma((sum over the group of (qa - za) (qw - Z)) as f32, Sa * S, sum)`, `[m, n]`.
+pub fn gemm_grouped(rows: &QuantizedRows, weights: &QuantizedWeights, bias: &[f32]) -> Vec<f32> {
+    let [n, k] = weights.shape;
+    let size = k / weights.groups();
+    let mut out = Vec::with_capacity(rows.rows() * n);
+    for i in 0..rows.rows() {
+        let (row, za) = (rows.row(i), i64::from(rows.zero_point()[i]));
+        for (j, bias) in bias.iter().enumerate() {
+            out.push((0..weights.groups()).fold(*bias, |sum, group| {
+                let zero = i64::from(weights.zero_point_of(j, group));
+                let columns = group * size..(group + 1) * size;
+                let terms = columns.map(|l| (i64::from(row[l]) - za) * (i64::from(weights.values[j * k + l]) - zero));
+                (terms.sum::<i64>() as f32).mul_add(rows.scale()[i] * weights.scale_of(j, group), sum)
+            }));
+        }
+    }
+    out
 }
 
 /// The error function by its all-positive series `2 / sqrt(pi) e^(-x^2) sum of 2^n x^(2n+1) / (2n+1)!!`.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use candle_core::{D, Result, Tensor};
 
 use crate::architectures::{EncoderSpec, LayerNames};
+use crate::kernels::Kernels;
 
 use super::int8_op::Int8Attention;
 use super::{Linear, Parameters};
@@ -17,6 +18,8 @@ pub struct SelfAttention {
     value: Linear,
     output: Linear,
     num_heads: usize,
+    /// What attention runs on; none for f32.
+    kernels: Option<Kernels>,
 }
 
 impl SelfAttention {
@@ -35,12 +38,13 @@ impl SelfAttention {
             value: parameters.linear(&names.value)?,
             output: parameters.linear(&names.attention_output)?,
             num_heads: spec.num_heads,
+            kernels: parameters.kernels(),
         })
     }
 
-    /// Whether a matrix product runs in int8.
-    pub fn has_int8(&self) -> bool {
-        [&self.query, &self.key, &self.value, &self.output].into_iter().any(Linear::is_int8)
+    /// Whether a matrix product is quantized.
+    pub fn is_quantized(&self) -> bool {
+        [&self.query, &self.key, &self.value, &self.output].into_iter().any(Linear::is_quantized)
     }
 
     /// Puts another matrix in the place of queries, keys, values or the output projection, counted in this order.
@@ -52,8 +56,8 @@ impl SelfAttention {
     }
 
     /// What the output projection gets, `[tokens, hidden]` → `[tokens, hidden]`; every token sees every token of its
-    /// sequence, `sequences` being the rows of each. When queries, keys and values come from int8 products, attention
-    /// runs on the same kernels, as in the int8 executor.
+    /// sequence, `sequences` being the rows of each. Attention runs on kernels, as in the executor that serves,
+    /// when the parameters said so, or when queries, keys and values all come from quantized products.
     ///
     /// # Errors
     /// When the width differs.
@@ -72,7 +76,11 @@ impl SelfAttention {
     /// Queries, keys and values of one sequence, `[tokens, hidden]` each → its context.
     fn attend(&self, parts: [Tensor; 3]) -> Result<Tensor> {
         let (tokens, width) = parts[0].dims2()?;
-        if let (Some(kernels), Some(_), Some(_)) = (self.query.kernels(), self.key.kernels(), self.value.kernels()) {
+        let of_products = || {
+            let [query, key, value] = [&self.query, &self.key, &self.value].map(Linear::kernels);
+            query.filter(|_| key.is_some() && value.is_some())
+        };
+        if let Some(kernels) = self.kernels.or_else(of_products) {
             let attention = Int8Attention { kernels, num_heads: self.num_heads };
             return Tensor::cat(&parts, 1)?.contiguous()?.apply_op1(attention);
         }

@@ -8,6 +8,7 @@ use crate::architectures::{Activation, Encoder, EncoderNames, EncoderSpec, Encod
 
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::kernels::Activation::{Gelu, GeluTanh};
+use crate::kernels::Kernels;
 
 use super::attention::SelfAttention;
 use super::embedding::Embeddings;
@@ -179,6 +180,8 @@ struct Layer {
     activation: Activation,
     ffn_down: Linear,
     output_norm: LayerNorm,
+    /// What the activation runs on; none for f32.
+    kernels: Option<Kernels>,
 }
 
 impl Layer {
@@ -195,11 +198,12 @@ impl Layer {
             activation: spec.activation,
             ffn_down: parameters.linear(&names.ffn_down)?,
             output_norm: LayerNorm::load(&names.output_norm, width, eps, parameters)?,
+            kernels: parameters.kernels(),
         })
     }
 
-    fn has_int8(&self) -> bool {
-        self.attention.has_int8() || self.ffn_up.is_int8() || self.ffn_down.is_int8()
+    fn is_quantized(&self) -> bool {
+        self.attention.is_quantized() || self.ffn_up.is_quantized() || self.ffn_down.is_quantized()
     }
 
     /// `[tokens, hidden]` → `[tokens, hidden]` of block number `layer`; `sequences` are the rows of each sequence.
@@ -211,7 +215,7 @@ impl Layer {
         let x = self.attention_norm.forward(&(self.attention.project(&context)? + x)?)?;
         see(at(Enters::Up), &x)?;
         let inner = self.ffn_up.forward(&x)?;
-        let inner = match (self.ffn_up.kernels(), self.activation) {
+        let inner = match (self.kernels.or(self.ffn_up.kernels()), self.activation) {
             (Some(kernels), Activation::Gelu) => inner.apply_op1(Int8Activation { kernels, activation: Gelu })?,
             (Some(kernels), Activation::GeluTanh) => {
                 inner.apply_op1(Int8Activation { kernels, activation: GeluTanh })?
@@ -236,8 +240,8 @@ impl Encoder for CandleEncoder {
     }
 
     fn precision(&self) -> &'static str {
-        let int8 = self.layers.iter().any(Layer::has_int8);
-        if int8 { "int8" } else { "f32" }
+        let quantized = self.layers.iter().any(Layer::is_quantized);
+        if quantized { "int8" } else { "f32" }
     }
 
     fn workspace(&self) -> EncoderWorkspace {

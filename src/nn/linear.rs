@@ -4,16 +4,19 @@ use candle_core::{Device, Result, Tensor};
 
 use crate::architectures::LinearNames;
 use crate::checkpoint;
+use crate::kernels::affine::Inputs;
 use crate::kernels::{Kernels, PackedWeights};
 
+use super::fake_quantize::FakeQuantize;
 use super::int8_op::Int8Linear;
 
 /// What the matrix products of a stored model run in.
 #[derive(Clone, Copy, Debug)]
 pub enum Precision {
-    /// f32 everywhere; weights stored in int8 are widened, so only the rounding of the weights remains.
+    /// f32 everywhere; weights stored in integers are widened, so only the rounding of the weights remains.
     Float,
-    /// Weights stored in int8 are multiplied as integers with these kernels, the others in f32.
+    /// As the executor that serves runs them. Integers with one scale per row and dynamic inputs are multiplied as such
+    /// with these kernels; of every other scheme the weights are widened, and inputs are quantized and widened again.
     AsStored(Kernels),
 }
 
@@ -27,40 +30,66 @@ pub enum Linear {
         /// `[outputs]`.
         bias: Tensor,
     },
+    /// In f32 with widened weights, the rows of `x` rounded as `inputs` says; no gradient passes the rounding.
+    Rounded {
+        /// `[outputs, inputs]`.
+        weight: Tensor,
+        /// `[outputs]`.
+        bias: Tensor,
+        /// How rows are rounded.
+        inputs: Inputs,
+        /// What the steps around it run on in the executor that serves.
+        kernels: Kernels,
+    },
     /// Int8 weights, rows of `x` quantized on the fly; has no gradient, and `backward` says so.
     Int8(Int8Linear),
 }
 
 impl Linear {
-    /// From a stored weight and its bias.
+    /// From a stored weight, its bias, and how its inputs are quantized.
     ///
     /// # Panics
     /// When the lengths are not those of `names`.
-    pub fn from_stored(names: &LinearNames, weight: checkpoint::Tensor, bias: Vec<f32>, precision: Precision) -> Self {
+    pub fn from_stored(
+        names: &LinearNames,
+        weight: checkpoint::Tensor,
+        bias: Vec<f32>,
+        inputs: Inputs,
+        precision: Precision,
+    ) -> Self {
         let (n, k) = (names.outputs, names.inputs);
+        let is_quantized = matches!(weight, checkpoint::Tensor::Quantized(_));
         match (weight, precision) {
-            (checkpoint::Tensor::Quantized(weights), Precision::AsStored(kernels)) if weights.scheme.is_per_row() => {
+            (checkpoint::Tensor::Quantized(weights), Precision::AsStored(kernels))
+                if weights.scheme.is_per_row() && inputs == Inputs::Dynamic =>
+            {
                 let packed = PackedWeights::pack(kernels, &weights.values, &weights.row_scales(), Some(&bias), n, k);
                 Linear::Int8(Int8Linear::new(kernels, packed))
             }
-            (weight, _) => {
+            (weight, precision) => {
                 let tensor = |data: Vec<f32>, shape: &[usize]| Tensor::from_vec(data, shape, &Device::Cpu);
                 let weight = tensor(weight.into_f32(), &[n, k]).expect("the weight has the shape it was asked for in");
                 let bias = tensor(bias, &[n]).expect("the bias has the shape it was asked for in");
-                Linear::Float { weight, bias }
+                match precision {
+                    Precision::AsStored(kernels) if is_quantized && inputs != Inputs::Float => {
+                        Linear::Rounded { weight, bias, inputs, kernels }
+                    }
+                    _ => Linear::Float { weight, bias },
+                }
             }
         }
     }
 
-    /// Whether the product runs in int8.
-    pub fn is_int8(&self) -> bool {
-        matches!(self, Linear::Int8(_))
+    /// Whether the product runs with rounded inputs and weights.
+    pub fn is_quantized(&self) -> bool {
+        !matches!(self, Linear::Float { .. })
     }
 
-    /// The kernels that the product runs on, when it runs in int8.
+    /// The kernels that steps around a quantized product run on.
     pub fn kernels(&self) -> Option<Kernels> {
         match self {
             Linear::Float { .. } => None,
+            Linear::Rounded { kernels, .. } => Some(*kernels),
             Linear::Int8(linear) => Some(linear.kernels()),
         }
     }
@@ -72,6 +101,10 @@ impl Linear {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {
             Linear::Float { weight, bias } => x.matmul(&weight.t()?)?.broadcast_add(bias),
+            Linear::Rounded { weight, bias, inputs, .. } => {
+                let x = x.contiguous()?.apply_op1_no_bwd(&FakeQuantize(*inputs))?;
+                x.matmul(&weight.t()?)?.broadcast_add(bias)
+            }
             Linear::Int8(linear) => x.contiguous()?.apply_op1(linear.clone()),
         }
     }

@@ -18,6 +18,7 @@
 mod attention;
 mod embedding;
 mod encoder;
+mod fake_quantize;
 mod int8_op;
 mod linear;
 mod norm;

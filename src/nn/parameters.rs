@@ -4,6 +4,7 @@ use candle_core::{Device, Tensor, Var};
 
 use crate::architectures::LinearNames;
 use crate::checkpoint::{CheckpointError, Weights};
+use crate::kernels::Kernels;
 
 use super::{Linear, Precision};
 
@@ -26,6 +27,11 @@ pub trait Parameters {
         let weight = self.tensor(&names.weight, &[names.outputs, names.inputs])?;
         let bias = self.tensor(&names.bias, &[names.outputs])?;
         Ok(Linear::Float { weight, bias })
+    }
+
+    /// The kernels that attention and activations run on, as in the executor that serves; none when they run in f32.
+    fn kernels(&self) -> Option<Kernels> {
+        None
     }
 }
 
@@ -53,7 +59,15 @@ impl Parameters for Stored<'_> {
     fn linear(&mut self, names: &LinearNames) -> Result<Linear, CheckpointError> {
         let weight = self.weights.take(&names.weight, &[names.outputs, names.inputs])?;
         let bias = self.weights.take(&names.bias, &[names.outputs])?.into_f32();
-        Ok(Linear::from_stored(names, weight, bias, self.precision))
+        let inputs = self.weights.inputs(&names.weight)?;
+        Ok(Linear::from_stored(names, weight, bias, inputs, self.precision))
+    }
+
+    fn kernels(&self) -> Option<Kernels> {
+        match self.precision {
+            Precision::Float => None,
+            Precision::AsStored(kernels) => Some(kernels),
+        }
     }
 }
 

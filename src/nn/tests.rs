@@ -9,7 +9,7 @@ use crate::architectures::{
 };
 use crate::checkpoint;
 use crate::kernels::Kernels;
-use crate::kernels::affine::{Scheme, quantize_weights};
+use crate::kernels::affine::{Inputs, Scheme, quantize_weights};
 
 use super::{CandleEncoder, Linear, Parameters, Precision};
 
@@ -203,10 +203,11 @@ fn stored_linear() -> (LinearNames, checkpoint::Tensor, Vec<f32>) {
 fn int8_layer_is_close_to_its_widened_weights() {
     let (names, weight, bias) = stored_linear();
     let x = Tensor::from_vec(Random(4).fill(90), (3, 30), &Device::Cpu).unwrap();
-    let float = Linear::from_stored(&names, weight.clone(), bias.clone(), Precision::Float);
+    let float = Linear::from_stored(&names, weight.clone(), bias.clone(), Inputs::Dynamic, Precision::Float);
     let expected: Vec<f32> = float.forward(&x).unwrap().flatten_all().unwrap().to_vec1().unwrap();
     for kernels in Kernels::available() {
-        let int8 = Linear::from_stored(&names, weight.clone(), bias.clone(), Precision::AsStored(kernels));
+        let int8 =
+            Linear::from_stored(&names, weight.clone(), bias.clone(), Inputs::Dynamic, Precision::AsStored(kernels));
         assert!(matches!(int8, Linear::Int8(_)));
         // Also from a transposed view: the layer makes its input contiguous.
         for x in [x.clone(), x.t().unwrap().contiguous().unwrap().t().unwrap()] {
@@ -224,14 +225,14 @@ fn int8_layer_is_close_to_its_widened_weights() {
 fn float_weights_stay_float_whatever_the_precision() {
     let (names, weight, bias) = stored_linear();
     let weight = checkpoint::Tensor::F32 { shape: vec![5, 30], data: weight.into_f32() };
-    let layer = Linear::from_stored(&names, weight, bias, Precision::AsStored(Kernels::detect()));
+    let layer = Linear::from_stored(&names, weight, bias, Inputs::Dynamic, Precision::AsStored(Kernels::detect()));
     assert!(matches!(layer, Linear::Float { .. }));
 }
 
 #[test]
 fn training_through_an_int8_layer_is_an_error_not_a_silent_zero() {
     let (names, weight, bias) = stored_linear();
-    let layer = Linear::from_stored(&names, weight, bias, Precision::AsStored(Kernels::detect()));
+    let layer = Linear::from_stored(&names, weight, bias, Inputs::Dynamic, Precision::AsStored(Kernels::detect()));
     let x = Var::ones((1, 30), candle_core::DType::F32, &Device::Cpu).unwrap();
     let error = layer.forward(x.as_tensor()).unwrap().sum_all().unwrap().backward().unwrap_err();
     assert!(error.to_string().contains("int8-linear"), "{error}");
@@ -240,7 +241,7 @@ fn training_through_an_int8_layer_is_an_error_not_a_silent_zero() {
 #[test]
 fn int8_layer_refuses_rows_of_another_width() {
     let (names, weight, bias) = stored_linear();
-    let layer = Linear::from_stored(&names, weight, bias, Precision::AsStored(Kernels::detect()));
+    let layer = Linear::from_stored(&names, weight, bias, Inputs::Dynamic, Precision::AsStored(Kernels::detect()));
     let x = Tensor::zeros((2, 29), candle_core::DType::F32, &Device::Cpu).unwrap();
     let error = layer.forward(&x).unwrap_err().to_string();
     assert!(error.contains("rows of 29 values, expected 30"), "{error}");

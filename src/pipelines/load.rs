@@ -274,7 +274,7 @@ fn assemble(
         architecture: architecture.spec.family.clone(),
         precision: encoder.precision().to_string(),
         scheme: match encoder.precision() {
-            "int8" => crate::runtime::SCHEME.to_string(),
+            "int8" => scheme(dir.encoder()),
             other => other.to_string(),
         },
         labels,
@@ -301,6 +301,18 @@ fn thresholds(dir: &ModelDir, labels: &[String]) -> Result<Vec<f32>, CheckpointE
         });
     }
     Ok(labels.iter().map(|label| stored.get(label).copied().unwrap_or(DEFAULT_THRESHOLD)).collect())
+}
+
+/// Name of how a folder is quantized: what its maker called it, or what its `config.json` says. A float folder is
+/// quantized while it loads.
+fn scheme(dir: &ModelDir) -> String {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    let named = dir.manifest().map(|m| m.recipe.scheme.as_str()).filter(|name| !name.is_empty() && name.len() <= 64);
+    match (named.filter(|name| name.chars().all(plain)), dir.quantization()) {
+        (_, None) => crate::runtime::SCHEME.to_string(),
+        (Some(name), Some(_)) => name.to_string(),
+        (None, Some(quantization)) => quantization.name(),
+    }
 }
 
 fn score(stored: &crate::checkpoint::Score) -> Score {

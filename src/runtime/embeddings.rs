@@ -6,9 +6,9 @@ use crate::architectures::{EncoderNames, EncoderSpec, RaggedBatch, TableName};
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::kernels::LayerNorm;
 
-use super::matrix::{int8_rows, vector};
+use super::matrix::{Table, vector};
 
-/// Word, position and token-type tables in int8 with one scale per row, and the norm after their sum.
+/// Word, position and token-type tables, and the norm after their sum.
 pub(super) struct Embeddings {
     word: Table,
     position: Table,
@@ -22,13 +22,6 @@ pub(super) struct Norm {
     gamma: Vec<f32>,
     beta: Vec<f32>,
     eps: f32,
-}
-
-struct Table {
-    /// `[rows, hidden]`.
-    values: Vec<i8>,
-    /// `[rows]`.
-    scale: Vec<f32>,
 }
 
 impl Embeddings {
@@ -67,9 +60,7 @@ impl Embeddings {
     pub(super) fn bytes(&self) -> (u64, u64) {
         let tables = [Some(&self.word), Some(&self.position), self.token_type.as_ref()];
         let norm = self.norm.bytes();
-        tables.into_iter().flatten().fold((0, norm), |(int8, f32), table| {
-            (int8 + table.values.len() as u64, f32 + 4 * table.scale.len() as u64)
-        })
+        tables.into_iter().flatten().map(Table::bytes).fold((0, norm), |sum, table| (sum.0 + table.0, sum.1 + table.1))
     }
 }
 
@@ -92,26 +83,5 @@ impl Norm {
 
     pub(super) fn bytes(&self) -> u64 {
         4 * (self.gamma.len() + self.beta.len()) as u64
-    }
-}
-
-impl Table {
-    fn load(name: &TableName, width: usize, weights: &mut Weights) -> Result<Self, CheckpointError> {
-        let (values, scale) = int8_rows(weights.take(&name.weight, &[name.rows, width])?);
-        Ok(Table { values, scale })
-    }
-
-    fn write(&self, index: usize, row: &mut [f32]) {
-        let (values, scale) = self.row(index, row.len());
-        row.iter_mut().zip(values).for_each(|(x, q)| *x = f32::from(*q) * scale);
-    }
-
-    fn add(&self, index: usize, row: &mut [f32]) {
-        let (values, scale) = self.row(index, row.len());
-        row.iter_mut().zip(values).for_each(|(x, q)| *x += f32::from(*q) * scale);
-    }
-
-    fn row(&self, index: usize, width: usize) -> (&[i8], f32) {
-        (&self.values[index * width..(index + 1) * width], self.scale[index])
     }
 }

@@ -6,10 +6,11 @@ use crate::architectures::{
     Activation, Encoder, EncoderNames, EncoderSpec, EncoderTeam, EncoderWorkspace, LayerNames, RaggedBatch,
 };
 use crate::checkpoint::{CheckpointError, Weights};
-use crate::kernels::{self, AttentionScratch, Kernels, PackedWeights};
+use crate::kernels::affine::Inputs;
+use crate::kernels::{self, AttentionScratch, Kernels, LayerNorm, QuantizedRows};
 
 use super::embeddings::{Embeddings, Norm};
-use super::matrix::packed;
+use super::matrix::{Matrix, quantize};
 use super::team::Team;
 use super::workspace::{Workspace, sized};
 
@@ -19,7 +20,8 @@ const CHUNK_TOKENS: usize = 256;
 /// Rows that run through everything after attention together; a multiple of every kernel's tile height.
 const BLOCK_ROWS: usize = 48;
 
-/// A post-norm encoder with int8 weights, u8 activations (one scale and zero point per token) and f32 in between.
+/// A post-norm encoder with weights in integers, activations in u8 (one scale and zero point per token, or one for all)
+/// and f32 in between; layers that stay float run in f32. Attention is in 16 bits everywhere.
 pub struct Int8Encoder {
     spec: EncoderSpec,
     kernels: Kernels,
@@ -29,11 +31,11 @@ pub struct Int8Encoder {
 
 struct Layer {
     /// Query, key and value projections as one matrix, `[3 hidden, hidden]`.
-    qkv: PackedWeights,
-    attention_output: PackedWeights,
+    qkv: Matrix,
+    attention_output: Matrix,
     attention_norm: Norm,
-    ffn_up: PackedWeights,
-    ffn_down: PackedWeights,
+    ffn_up: Matrix,
+    ffn_down: Matrix,
     output_norm: Norm,
 }
 
@@ -51,7 +53,8 @@ pub struct EncoderBytes {
 }
 
 impl Int8Encoder {
-    /// Takes the encoder's weights, quantizing those that are still float, and packs them for `kernels`.
+    /// Takes the encoder's weights and packs them for `kernels`. What a folder without a `quantization_config` holds in
+    /// float becomes int8.
     ///
     /// # Errors
     /// [`CheckpointError`] naming a weight that is missing or has another shape.
@@ -80,8 +83,8 @@ impl Int8Encoder {
         EncoderBytes {
             embeddings_int8,
             embeddings_f32,
-            encoder_int8: matrices().map(|m| (m.n() * m.k()) as u64).sum(),
-            encoder_f32: norms + matrices().map(|m| 8 * m.n() as u64).sum::<u64>(),
+            encoder_int8: matrices().map(|m| m.bytes().0).sum(),
+            encoder_f32: norms + matrices().map(|m| m.bytes().1).sum::<u64>(),
         }
     }
 
@@ -96,10 +99,10 @@ impl Int8Encoder {
             let out = &mut sized(&mut hidden, out.len())[rows.start * width..rows.end * width];
             self.embeddings.lookup(batch, sequence, 0..rows.len(), out);
         }
-        self.run_layers(hidden.as_mut_slice(), w, |_, layer, w| {
-            let tokens = w.hidden_q.rows();
+        self.run_layers(hidden.as_mut_slice(), w, |_, layer, hidden, w| {
+            let tokens = hidden.len() / width;
             let qkv = sized(&mut w.qkv, tokens * 3 * width);
-            self.kernels.gemm(&w.hidden_q, &layer.qkv, qkv);
+            layer.qkv.product(self.kernels, hidden, &w.hidden_q, &mut w.matrix, qkv);
             let context = sized(&mut w.context, tokens * width);
             for rows in sequences.clone().map(rows) {
                 let own = &qkv[rows.start * 3 * width..rows.end * 3 * width];
@@ -116,9 +119,10 @@ impl Int8Encoder {
         let rows = team.rows(batch.tokens(), member);
         let mut hidden = std::mem::take(&mut w.hidden);
         self.embeddings.lookup(batch, 0, rows.clone(), sized(&mut hidden, rows.len() * width));
-        self.run_layers(hidden.as_mut_slice(), w, |index, layer, w| {
+        self.run_layers(hidden.as_mut_slice(), w, |index, layer, hidden, w| {
             team.publish(index, member, |slot| {
-                self.kernels.gemm(&w.hidden_q, &layer.qkv, sized(slot, rows.len() * 3 * width));
+                let qkv = sized(slot, rows.len() * 3 * width);
+                layer.qkv.product(self.kernels, hidden, &w.hidden_q, &mut w.matrix, qkv);
             });
             team.wait();
             let context = sized(&mut w.context, rows.len() * width);
@@ -131,14 +135,50 @@ impl Int8Encoder {
         team.wait();
     }
 
-    /// Embedded `hidden` → norm → all layers, in place; `attention` turns `hidden_q` into `context`.
-    fn run_layers(&self, hidden: &mut [f32], w: &mut Workspace, attention: impl Fn(usize, &Layer, &mut Workspace)) {
-        self.kernels.layer_norm_quantize(self.embeddings.norm.get(), hidden, &mut w.hidden_q);
+    /// Embedded `hidden` → norm → all layers, in place; `attention` turns `hidden`, also as `hidden_q`, into `context`.
+    fn run_layers(
+        &self,
+        hidden: &mut [f32],
+        w: &mut Workspace,
+        attention: impl Fn(usize, &Layer, &[f32], &mut Workspace),
+    ) {
+        let norm = self.embeddings.norm.get();
+        let first = self.layers.first().map_or(Inputs::Float, |layer| layer.qkv.inputs());
+        match first {
+            Inputs::Dynamic => self.kernels.layer_norm_quantize(norm, hidden, &mut w.hidden_q),
+            inputs => {
+                self.kernels.layer_norm(norm, hidden);
+                quantize(self.kernels, inputs, hidden, self.spec.hidden_size, &mut w.hidden_q);
+            }
+        }
         for (index, layer) in self.layers.iter().enumerate() {
-            attention(index, layer, w);
+            attention(index, layer, hidden, w);
             self.after_attention(layer, hidden, w);
-            if index + 1 < self.layers.len() {
-                self.kernels.quantize_rows(hidden, self.spec.hidden_size, &mut w.hidden_q);
+            if let Some(next) = self.layers.get(index + 1) {
+                quantize(self.kernels, next.qkv.inputs(), hidden, self.spec.hidden_size, &mut w.hidden_q);
+            }
+        }
+    }
+
+    /// `hidden = norm(hidden + x)`, and the rows as `next` wants its inputs.
+    fn add_norm(&self, norm: LayerNorm<'_>, x: &[f32], hidden: &mut [f32], next: &Matrix, rows: &mut QuantizedRows) {
+        match next.inputs() {
+            Inputs::Dynamic => self.kernels.add_layer_norm_quantize(norm, x, hidden, rows),
+            inputs => {
+                self.kernels.add_layer_norm(norm, x, hidden);
+                quantize(self.kernels, inputs, hidden, self.spec.hidden_size, rows);
+            }
+        }
+    }
+
+    /// The activation of `inner`, and its rows as `next` wants its inputs.
+    fn activate(&self, inner: &mut [f32], next: &Matrix, rows: &mut QuantizedRows) {
+        let (activation, k) = (activation(&self.spec), self.spec.intermediate_size);
+        match next.inputs() {
+            Inputs::Dynamic => self.kernels.activate_quantize(activation, inner, k, rows),
+            inputs => {
+                self.kernels.activate(activation, inner);
+                quantize(self.kernels, inputs, inner, k, rows);
             }
         }
     }
@@ -155,13 +195,14 @@ impl Int8Encoder {
         for (hidden, context) in blocks {
             let rows = hidden.len() / width;
             let projected = sized(&mut w.projected, rows * width);
-            self.kernels.quantize_rows(context, width, &mut w.block_q);
-            self.kernels.gemm(&w.block_q, &layer.attention_output, projected);
-            self.kernels.add_layer_norm_quantize(layer.attention_norm.get(), projected, hidden, &mut w.block_q);
+            let (block_q, scratch) = (&mut w.block_q, &mut w.matrix);
+            quantize(self.kernels, layer.attention_output.inputs(), context, width, block_q);
+            layer.attention_output.product(self.kernels, context, block_q, scratch, projected);
+            self.add_norm(layer.attention_norm.get(), projected, hidden, &layer.ffn_up, block_q);
             let inner = sized(&mut w.inner, rows * inner_width);
-            self.kernels.gemm(&w.block_q, &layer.ffn_up, inner);
-            self.kernels.activate_quantize(activation(&self.spec), inner, inner_width, &mut w.block_q);
-            self.kernels.gemm(&w.block_q, &layer.ffn_down, projected);
+            layer.ffn_up.product(self.kernels, hidden, block_q, scratch, inner);
+            self.activate(inner, &layer.ffn_down, block_q);
+            layer.ffn_down.product(self.kernels, inner, block_q, scratch, projected);
             self.kernels.add_layer_norm(layer.output_norm.get(), projected, hidden);
         }
     }
@@ -173,7 +214,8 @@ impl Encoder for Int8Encoder {
     }
 
     fn precision(&self) -> &'static str {
-        "int8"
+        let float = self.layers.iter().flat_map(Layer::matrices).all(Matrix::is_float);
+        if float { "f32" } else { "int8" }
     }
 
     fn workspace(&self) -> EncoderWorkspace {
@@ -225,16 +267,16 @@ impl Layer {
         kernels: Kernels,
     ) -> Result<Self, CheckpointError> {
         Ok(Layer {
-            qkv: packed(kernels, weights, &[&names.query, &names.key, &names.value])?,
-            attention_output: packed(kernels, weights, &[&names.attention_output])?,
+            qkv: Matrix::load(kernels, weights, &[&names.query, &names.key, &names.value])?,
+            attention_output: Matrix::load(kernels, weights, &[&names.attention_output])?,
             attention_norm: Norm::load(&names.attention_norm, spec, weights)?,
-            ffn_up: packed(kernels, weights, &[&names.ffn_up])?,
-            ffn_down: packed(kernels, weights, &[&names.ffn_down])?,
+            ffn_up: Matrix::load(kernels, weights, &[&names.ffn_up])?,
+            ffn_down: Matrix::load(kernels, weights, &[&names.ffn_down])?,
             output_norm: Norm::load(&names.output_norm, spec, weights)?,
         })
     }
 
-    fn matrices(&self) -> [&PackedWeights; 4] {
+    fn matrices(&self) -> [&Matrix; 4] {
         [&self.qkv, &self.attention_output, &self.ffn_up, &self.ffn_down]
     }
 }

@@ -1,23 +1,55 @@
-//! Checkpoint tensors → int8 rows and packed matrices, quantizing here what the folder holds in float.
+//! Checkpoint tensors → matrix products and tables, quantizing here what a folder without quantization holds in float.
 
-use crate::architectures::LinearNames;
+use crate::architectures::{LinearNames, TableName};
 use crate::checkpoint::{CheckpointError, Tensor, Weights};
-use crate::kernels::affine::quantize_weight_s8;
-use crate::kernels::{Kernels, PackedWeights};
+use crate::kernels::affine::{Inputs, QuantizedWeights, Scheme, quantize_weights};
+use crate::kernels::{AlignedVec, FloatWeights, GroupedScratch, GroupedWeights, Kernels, PackedWeights, QuantizedRows};
 
-/// A matrix `[rows, columns]` as int8 `[rows, columns]` and scales `[rows]`: as stored, or quantized now (symmetric,
-/// one scale per row). A folder quantized by `octet quantize` and one quantized at load hold the same integers.
-pub(super) fn int8_rows(tensor: Tensor) -> (Vec<i8>, Vec<f32>) {
+use super::workspace::sized;
+
+/// Matrices with the same inputs, stacked by rows: the product of one site of a layer.
+pub(super) struct Matrix {
+    /// One when all are quantized alike, which is fast.
+    parts: Vec<Part>,
+    n: usize,
+}
+
+/// A product, and how its rows are quantized.
+struct Part {
+    product: Product,
+    inputs: Inputs,
+}
+
+enum Product {
+    /// Integers with one scale per row, int4 and below unpacked to int8.
+    Int8(PackedWeights),
+    /// Integers with several scales per row, or zero points.
+    Grouped(GroupedWeights),
+    /// f32.
+    Float(FloatWeights),
+}
+
+/// Buffers of products that are not one int8 product.
+#[derive(Default)]
+pub(super) struct MatrixScratch {
+    rows: QuantizedRows,
+    grouped: GroupedScratch,
+    out: AlignedVec<f32>,
+}
+
+/// A weight as the executor multiplies it.
+enum Weight {
+    Integers(QuantizedWeights),
+    Float(Vec<f32>),
+}
+
+/// A tensor as the executor uses it: as stored, but a float one of a folder that says nothing about quantization
+/// becomes int8, so that it runs as the folder that `octet quantize` makes of it.
+fn as_served(tensor: Tensor, weights: &Weights) -> Weight {
     match tensor {
-        Tensor::Quantized(weights) if weights.scheme.is_per_row() => {
-            let scale = weights.row_scales();
-            (weights.values, scale)
-        }
-        Tensor::Quantized(weights) => quantize_weight_s8(&weights.dequantize(), weights.shape[0], weights.shape[1]),
-        Tensor::F32 { shape, data } => {
-            let rows = shape.first().copied().unwrap_or(1);
-            quantize_weight_s8(&data, rows, data.len() / rows.max(1))
-        }
+        Tensor::Quantized(quantized) => Weight::Integers(quantized),
+        Tensor::F32 { data, .. } if weights.quantization().is_some() => Weight::Float(data),
+        Tensor::F32 { shape, data } => Weight::Integers(quantize_weights(&data, shape[0], shape[1], Scheme::INT8)),
     }
 }
 
@@ -26,18 +58,202 @@ pub(super) fn vector(weights: &mut Weights, name: &str, len: usize) -> Result<Ve
     Ok(weights.take(name, &[len])?.into_f32())
 }
 
-/// Several matrices with the same inputs, stacked by rows into one packed matrix.
-pub(super) fn packed(
-    kernels: Kernels,
-    weights: &mut Weights,
-    stack: &[&LinearNames],
-) -> Result<PackedWeights, CheckpointError> {
-    let (mut values, mut scales, mut biases) = (Vec::new(), Vec::new(), Vec::new());
-    for names in stack {
-        let (int8, scale) = int8_rows(weights.take(&names.weight, &[names.outputs, names.inputs])?);
-        values.extend(int8);
-        scales.extend(scale);
-        biases.extend(vector(weights, &names.bias, names.outputs)?);
+impl Matrix {
+    /// Takes the matrices of `stack`, which have the same inputs.
+    pub(super) fn load(
+        kernels: Kernels,
+        weights: &mut Weights,
+        stack: &[&LinearNames],
+    ) -> Result<Self, CheckpointError> {
+        let mut loaded = Vec::new();
+        for names in stack {
+            let tensor = weights.take(&names.weight, &[names.outputs, names.inputs])?;
+            let weight = as_served(tensor, weights);
+            let inputs = weights.inputs(&names.weight)?;
+            loaded.push((weight, inputs, vector(weights, &names.bias, names.outputs)?));
+        }
+        let k = stack[0].inputs;
+        let n = stack.iter().map(|names| names.outputs).sum();
+        let first = loaded[0].1;
+        let alike = |(weight, inputs, _): &(Weight, Inputs, Vec<f32>)| match weight {
+            Weight::Integers(q) => q.scheme.is_per_row() && *inputs == first && first != Inputs::Float,
+            Weight::Float(_) => false,
+        };
+        if loaded.iter().all(alike) {
+            let (mut values, mut scales, mut biases) = (Vec::new(), Vec::new(), Vec::new());
+            for (weight, _, bias) in loaded {
+                let Weight::Integers(q) = weight else { unreachable!("only integers are alike") };
+                scales.extend(q.row_scales());
+                values.extend(q.values);
+                biases.extend(bias);
+            }
+            let product = Product::Int8(PackedWeights::pack(kernels, &values, &scales, Some(&biases), n, k));
+            return Ok(Matrix { parts: vec![Part { product, inputs: first }], n });
+        }
+        let parts = loaded
+            .into_iter()
+            .zip(stack)
+            .map(|((weight, inputs, bias), names)| Part::new(kernels, weight, inputs, &bias, [names.outputs, k]));
+        Ok(Matrix { parts: parts.collect(), n })
     }
-    Ok(PackedWeights::pack(kernels, &values, &scales, Some(&biases), scales.len(), stack[0].inputs))
+
+    /// How the rows given to [`Matrix::product`] are to be quantized; float when its parts do not agree, and then each
+    /// quantizes them itself.
+    pub(super) fn inputs(&self) -> Inputs {
+        match self.parts.as_slice() {
+            [part] => part.inputs,
+            _ => Inputs::Float,
+        }
+    }
+
+    /// `out = x w^T + bias`, `[m, n]`: of the rows in f32, and of the same rows quantized as [`Matrix::inputs`] says.
+    pub(super) fn product(
+        &self,
+        kernels: Kernels,
+        x: &[f32],
+        rows: &QuantizedRows,
+        scratch: &mut MatrixScratch,
+        out: &mut [f32],
+    ) {
+        let MatrixScratch { rows: own_rows, grouped, out: part_out } = scratch;
+        if let [part] = self.parts.as_slice() {
+            return part.product(kernels, x, rows, grouped, out);
+        }
+        let m = out.len() / self.n;
+        let mut column = 0;
+        for part in &self.parts {
+            let (n, k) = part.size();
+            quantize(kernels, part.inputs, x, k, own_rows);
+            let part_out = sized(part_out, m * n);
+            part.product(kernels, x, own_rows, grouped, part_out);
+            for (out, part) in out.chunks_exact_mut(self.n).zip(part_out.chunks_exact(n)) {
+                out[column..column + n].copy_from_slice(part);
+            }
+            column += n;
+        }
+    }
+
+    /// Bytes held as (int8, f32): integers; scales, zero points, biases and float weights.
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        self.parts.iter().map(Part::bytes).fold((0, 0), |(int8, f32), part| (int8 + part.0, f32 + part.1))
+    }
+
+    /// Whether nothing of it is in integers.
+    pub(super) fn is_float(&self) -> bool {
+        self.parts.iter().all(|part| matches!(part.product, Product::Float(_)))
+    }
+}
+
+/// Quantizes rows `x` `[m, k]` as `inputs` says; not at all when they stay float.
+pub(super) fn quantize(kernels: Kernels, inputs: Inputs, x: &[f32], k: usize, rows: &mut QuantizedRows) {
+    match inputs {
+        Inputs::Float => {}
+        Inputs::Dynamic => kernels.quantize_rows(x, k, rows),
+        Inputs::Static(params) => kernels.quantize_rows_static(x, k, params, rows),
+    }
+}
+
+impl Part {
+    fn new(kernels: Kernels, weight: Weight, inputs: Inputs, bias: &[f32], [n, k]: [usize; 2]) -> Self {
+        let float = |weight: &[f32]| Part {
+            product: Product::Float(FloatWeights::pack(weight, bias, n, k)),
+            inputs: Inputs::Float,
+        };
+        let product = match weight {
+            Weight::Float(weight) => return float(&weight),
+            Weight::Integers(q) if inputs == Inputs::Float => return float(&q.dequantize()),
+            Weight::Integers(q) if q.scheme.is_per_row() => {
+                Product::Int8(PackedWeights::pack(kernels, &q.values, &q.row_scales(), Some(bias), n, k))
+            }
+            Weight::Integers(q) => Product::Grouped(GroupedWeights::pack(kernels, &q, bias)),
+        };
+        Part { product, inputs }
+    }
+
+    fn product(
+        &self,
+        kernels: Kernels,
+        x: &[f32],
+        rows: &QuantizedRows,
+        scratch: &mut GroupedScratch,
+        out: &mut [f32],
+    ) {
+        match &self.product {
+            Product::Int8(weights) => kernels.gemm(rows, weights, out),
+            Product::Grouped(weights) => kernels.gemm_grouped(rows, weights, scratch, out),
+            Product::Float(weights) => kernels.gemm_f32(x, weights, out),
+        }
+    }
+
+    /// Outputs and inputs.
+    fn size(&self) -> (usize, usize) {
+        match &self.product {
+            Product::Int8(weights) => (weights.n(), weights.k()),
+            Product::Grouped(weights) => (weights.n(), weights.k()),
+            Product::Float(weights) => (weights.n(), weights.k()),
+        }
+    }
+
+    fn bytes(&self) -> (u64, u64) {
+        let (n, k) = self.size();
+        let (n, k) = (n as u64, k as u64);
+        match &self.product {
+            Product::Int8(_) => (n * k, 8 * n),
+            Product::Grouped(weights) => (n * k, 4 * (n + weights.parameters() as u64)),
+            Product::Float(_) => (0, 4 * (n * k + n)),
+        }
+    }
+}
+
+/// An embedding table `[rows, width]`.
+pub(super) enum Table {
+    /// Integers with one scale per row.
+    Int8 { values: Vec<i8>, scale: Vec<f32> },
+    /// Integers of any other scheme.
+    Integers(QuantizedWeights),
+    /// f32.
+    Float(Vec<f32>),
+}
+
+impl Table {
+    pub(super) fn load(name: &TableName, width: usize, weights: &mut Weights) -> Result<Self, CheckpointError> {
+        let tensor = weights.take(&name.weight, &[name.rows, width])?;
+        Ok(match as_served(tensor, weights) {
+            Weight::Float(values) => Table::Float(values),
+            Weight::Integers(q) if q.scheme.is_per_row() => Table::Int8 { scale: q.row_scales(), values: q.values },
+            Weight::Integers(q) => Table::Integers(q),
+        })
+    }
+
+    /// Hands each value of a row to `put`, with the place it goes to.
+    fn each(&self, index: usize, row: &mut [f32], put: impl Fn(&mut f32, f32)) {
+        let at = index * row.len()..(index + 1) * row.len();
+        match self {
+            Table::Int8 { values, scale } => {
+                let scale = scale[index];
+                row.iter_mut().zip(&values[at]).for_each(|(x, q)| put(x, f32::from(*q) * scale));
+            }
+            Table::Integers(weights) => weights.each_of_row(index, |l, w| put(&mut row[l], w)),
+            Table::Float(values) => row.iter_mut().zip(&values[at]).for_each(|(x, w)| put(x, *w)),
+        }
+    }
+
+    /// `row` = row `index`.
+    pub(super) fn write(&self, index: usize, row: &mut [f32]) {
+        self.each(index, row, |x, w| *x = w);
+    }
+
+    /// `row` += row `index`.
+    pub(super) fn add(&self, index: usize, row: &mut [f32]) {
+        self.each(index, row, |x, w| *x += w);
+    }
+
+    /// Bytes held as (int8, f32).
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        match self {
+            Table::Int8 { values, scale } => (values.len() as u64, 4 * scale.len() as u64),
+            Table::Integers(q) => ((q.values.len() + q.zero_point.len()) as u64, 4 * q.scale.len() as u64),
+            Table::Float(values) => (0, 4 * values.len() as u64),
+        }
+    }
 }

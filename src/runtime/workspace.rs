@@ -2,6 +2,8 @@
 
 use crate::kernels::{AlignedVec, AttentionScratch, QuantizedRows};
 
+use super::matrix::MatrixScratch;
+
 /// Buffers that a forward pass reuses; they grow to the largest chunk seen and stay.
 #[derive(Default)]
 pub struct Workspace {
@@ -21,6 +23,8 @@ pub struct Workspace {
     pub(super) projected: AlignedVec<f32>,
     /// One block inside the feed-forward network, `[rows, intermediate]`.
     pub(super) inner: AlignedVec<f32>,
+    /// What products need that are not one int8 product.
+    pub(super) matrix: MatrixScratch,
 }
 
 /// The buffer as `len` values, grown when it is too small.

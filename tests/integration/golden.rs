@@ -9,7 +9,7 @@ use octet::architectures::{
 };
 use octet::checkpoint::{self, CheckpointError, ModelDir, Weights};
 use octet::kernels::Kernels;
-use octet::kernels::affine::{Scheme, quantize_weights};
+use octet::kernels::affine::{Inputs, Scheme, quantize_weights};
 use octet::nn::{CandleEncoder, Linear, Parameters, Precision, Stored, Trainable};
 use octet::pipelines::{self, EmbedOptions, Loader, Model, Pipeline};
 use octet::quantize::{QuantizeOptions, quantize};
@@ -271,7 +271,11 @@ impl Parameters for Rounded<'_> {
     fn linear(&mut self, names: &LinearNames) -> Result<Linear, CheckpointError> {
         let weight = self.int8(&names.weight, &[names.outputs, names.inputs])?;
         let bias = self.weights.take(&names.bias, &[names.outputs])?.into_f32();
-        Ok(Linear::from_stored(names, weight, bias, Precision::AsStored(self.kernels)))
+        Ok(Linear::from_stored(names, weight, bias, Inputs::Dynamic, Precision::AsStored(self.kernels)))
+    }
+
+    fn kernels(&self) -> Option<Kernels> {
+        Some(self.kernels)
     }
 }
 

@@ -12,6 +12,7 @@ mod live;
 mod process;
 mod prometheus;
 mod quantization;
+mod schemes;
 mod settings;
 mod summaries;
 mod support;

@@ -3,6 +3,7 @@
 mod heads;
 mod mutations;
 mod reading;
+mod schemes;
 mod writing;
 
 use std::path::{Path, PathBuf};

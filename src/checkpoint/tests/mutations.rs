@@ -1,6 +1,7 @@
 use super::super::{CheckpointError, ModelDir, QuantManifest, QuantizationConfig, Tensor};
+use super::schemes::{all_schemes, folder_of_schemes};
 use super::*;
-use crate::kernels::affine::{Granularity, Levels, QuantizedWeights, Scheme};
+use crate::kernels::affine::{Granularity, Inputs, Levels, QuantizedWeights, Scheme};
 
 /// A small generator of random numbers (Marsaglia 2003, xorshift64).
 struct Random(u64);
@@ -39,8 +40,28 @@ fn mutate(random: &mut Random, content: &mut Vec<u8>) {
     }
 }
 
+/// Loads a folder of [`folder_of_schemes`]; whatever comes out must be sound.
+fn load_schemes(path: &Path) -> Result<(), CheckpointError> {
+    let mut weights = ModelDir::open(path)?.weights()?;
+    for i in 0..all_schemes().len() {
+        let name = format!("layer.{i}.weight");
+        match weights.take(&name, &[5, 36])? {
+            Tensor::F32 { data, .. } => assert!(data.len() == 5 * 36 && data.iter().all(|v| v.is_finite())),
+            Tensor::Quantized(weights) => assert_sound(&weights, &[5, 36]),
+        }
+        if let Inputs::Static(params) = weights.inputs(&name)? {
+            assert!(params.scale >= f32::MIN_POSITIVE && params.scale.is_finite());
+            assert!((0..=255).contains(&params.zero_point));
+        }
+    }
+    Ok(())
+}
+
 /// Loads everything there is to load; whatever comes out must be sound.
 fn load(path: &Path) -> Result<(), CheckpointError> {
+    if path.ends_with("schemes") {
+        return load_schemes(path);
+    }
     let dir = ModelDir::open(path)?;
     let config = dir.config();
     assert!(config.hidden_size.is_multiple_of(config.num_attention_heads) && config.num_hidden_layers <= 48);
@@ -78,7 +99,7 @@ fn assert_sound(weights: &QuantizedWeights, shape: &[usize]) {
 #[test]
 fn damaged_folders_are_refused_or_sound_and_never_panic() {
     const SEED: u64 = 0x0c7e7;
-    const CASES: usize = 4_000;
+    const CASES: usize = 6_000;
     println!("seed {SEED:#x}");
     let root = tempfile::tempdir().unwrap();
     let single = folder(root.path(), "single");
@@ -89,7 +110,9 @@ fn damaged_folders_are_refused_or_sound_and_never_panic() {
     QuantManifest::new().write(&single).unwrap();
     let sharded = folder(root.path(), "sharded");
     shard(&sharded);
+    let (schemes, _) = folder_of_schemes(root.path(), "schemes");
     load(&single).unwrap();
+    load(&schemes).unwrap();
     load(&sharded).unwrap();
 
     let targets: Vec<PathBuf> = ["config.json", "modules.json", "1_Pooling/config.json", "quant.json"]
@@ -97,6 +120,7 @@ fn damaged_folders_are_refused_or_sound_and_never_panic() {
         .chain(&["model.safetensors"; 6])
         .map(|name| single.join(name))
         .chain([sharded.join("model.safetensors.index.json"), sharded.join("model-00002-of-00002.safetensors")])
+        .chain(["config.json", "model.safetensors", "model.safetensors", "model.safetensors"].map(|n| schemes.join(n)))
         .collect();
     let mut random = Random(SEED);
     let (mut refused, mut sound) = (0, 0);
@@ -106,7 +130,7 @@ fn damaged_folders_are_refused_or_sound_and_never_panic() {
         let mut content = original.clone();
         mutate(&mut random, &mut content);
         std::fs::write(target, &content).unwrap();
-        let folder = if target.starts_with(&sharded) { &sharded } else { &single };
+        let folder = [&sharded, &schemes].into_iter().find(|f| target.starts_with(f)).unwrap_or(&single);
         let result = std::panic::catch_unwind(|| load(folder));
         match result {
             Ok(Ok(())) => sound += 1,
