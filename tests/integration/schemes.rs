@@ -17,8 +17,12 @@ use octet::runtime::Int8Encoder;
 use super::support::kernels;
 
 /// Largest difference between the two executors: an input that the other order of f32 sums brings over a rounding boundary
-/// moves one product by a step, 1/255 of a row's range (or of the static range, 0.04), times a weight.
-const STEP: f32 = 0.05;
+/// moves products by a step, 1/255 of a row's range (or of the static range, 0.04), times a weight, and the next layer by
+/// more. The golden weights are drawn wide, so a flip is seen more than in a trained model.
+const STEP: f32 = 0.2;
+
+/// Smallest cosine of a token's hidden states in the two executors.
+const COSINE: f32 = 0.999;
 
 const MODELS: [&str; 4] = ["bert-classify", "distilbert-multilabel", "roberta-classify", "bert-gelu-tanh"];
 
@@ -151,6 +155,12 @@ fn run(encoder: &dyn Encoder, batch: &RaggedBatch) -> Vec<f32> {
     out
 }
 
+fn smallest_cosine(a: &[f32], b: &[f32], width: usize) -> f32 {
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    let rows = a.chunks_exact(width).zip(b.chunks_exact(width));
+    rows.map(|(a, b)| (dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()) as f32).fold(1.0, f32::min)
+}
+
 #[test]
 fn both_executors_agree_on_every_scheme() {
     let scratch = tempfile::tempdir().unwrap();
@@ -164,8 +174,9 @@ fn both_executors_agree_on_every_scheme() {
             assert_eq!(served.precision(), reference.precision(), "{} {name}", case.name);
             let (found, expected) = (run(&served, &batch), run(&reference, &batch));
             let difference = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-            println!("{} {name}: executors differ by at most {difference:.1e}", case.name);
-            assert!(difference < STEP, "{} {name}: {difference}", case.name);
+            let cosine = smallest_cosine(&found, &expected, served.spec().hidden_size);
+            println!("{} {name}: executors differ by at most {difference:.1e}, cosine {cosine:.6}", case.name);
+            assert!(difference < STEP && cosine > COSINE, "{} {name}: {difference}, {cosine}", case.name);
             // A folder that asks for nothing to be rounded differs from float by attention alone.
             if case.name == "float" {
                 let float = run(&reference_in_float(name), &batch);

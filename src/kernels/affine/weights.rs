@@ -89,10 +89,10 @@ impl QuantizedWeights {
     pub fn bytes(&self) -> usize {
         let [rows, columns] = self.shape;
         let words = |count: usize| count.div_ceil((32 / self.scheme.levels.bits()) as usize);
-        let zero_points = self.zero_point.len();
+        let (zero_points, groups) = (self.zero_point.len(), self.groups());
         let integers = match self.scheme.levels {
             Levels::Int8 => rows * columns + zero_points,
-            _ => 4 * rows * words(columns) + 8 + 4 * words(rows) * zero_points / rows.max(1),
+            _ => 4 * rows * words(columns) + 8 + 4 * words(zero_points / groups) * groups,
         };
         integers + 4 * self.scale.len()
     }
