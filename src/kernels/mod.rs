@@ -8,6 +8,7 @@
 mod activation;
 pub mod affine;
 mod attention;
+mod float_gemm;
 mod gemm;
 mod gemm_f32;
 mod grouped;
@@ -27,6 +28,7 @@ mod tiles;
 
 pub use activation::Activation;
 pub use attention::AttentionScratch;
+pub use float_gemm::{Factor, float_gemm};
 pub use gemm_f32::FloatWeights;
 pub use grouped::{GroupedScratch, GroupedWeights};
 pub use isa::{Isa, Kernels, UnknownIsa, UnsupportedIsa};

@@ -1,12 +1,13 @@
-//! Multi-head self-attention (Vaswani et al. 2017, section 3.2) over one sequence.
+//! Multi-head self-attention (Vaswani et al. 2017, section 3.2) over the sequences of a batch.
 
-use std::ops::Range;
+use std::sync::Arc;
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use crate::architectures::{EncoderSpec, LayerNames};
 use crate::kernels::Kernels;
 
+use super::fused::{Attention, Dropout};
 use super::int8_op::Int8Attention;
 use super::{Linear, Parameters};
 
@@ -56,42 +57,26 @@ impl SelfAttention {
     }
 
     /// What the output projection gets, `[tokens, hidden]` → `[tokens, hidden]`; every token sees every token of its
-    /// sequence, `sequences` being the rows of each. Attention runs on kernels, as in the executor that serves,
-    /// when the parameters said so, or when queries, keys and values all come from quantized products.
+    /// sequence. `starts` is where each sequence starts, and the total; `dropout` drops of the attention weights.
+    /// Attention runs on kernels, as in the executor that serves, when the parameters said so, or when queries, keys and
+    /// values all come from quantized products; then nothing is dropped.
     ///
     /// # Errors
     /// When the width differs.
-    pub fn context(&self, x: &Tensor, sequences: &[Range<usize>]) -> Result<Tensor> {
+    pub fn context(&self, x: &Tensor, starts: &Arc<[usize]>, dropout: Dropout) -> Result<Tensor> {
         let parts = [self.query.forward(x)?, self.key.forward(x)?, self.value.forward(x)?];
-        let contexts = sequences.iter().map(|rows| {
-            let own = |y: &Tensor| y.narrow(0, rows.start, rows.len());
-            self.attend([own(&parts[0])?, own(&parts[1])?, own(&parts[2])?])
-        });
-        match contexts.collect::<Result<Vec<_>>>()? {
-            mut one if one.len() == 1 => Ok(one.remove(0)),
-            several => Tensor::cat(&several, 0),
-        }
-    }
-
-    /// Queries, keys and values of one sequence, `[tokens, hidden]` each → its context.
-    fn attend(&self, parts: [Tensor; 3]) -> Result<Tensor> {
-        let (tokens, width) = parts[0].dims2()?;
         let of_products = || {
             let [query, key, value] = [&self.query, &self.key, &self.value].map(Linear::kernels);
             query.filter(|_| key.is_some() && value.is_some())
         };
         if let Some(kernels) = self.kernels.or_else(of_products) {
             let attention = Int8Attention { kernels, num_heads: self.num_heads };
-            return Tensor::cat(&parts, 1)?.contiguous()?.apply_op1(attention);
+            let joined = Tensor::cat(&parts, 1)?.contiguous()?;
+            let sequence = |w: &[usize]| joined.narrow(0, w[0], w[1] - w[0])?.apply_op1(attention);
+            return Tensor::cat(&starts.windows(2).map(sequence).collect::<Result<Vec<_>>>()?, 0);
         }
-        let head_dim = width / self.num_heads;
-        // [tokens, hidden] → [heads, tokens, head_dim]
-        let heads = |y: Tensor| y.reshape((tokens, self.num_heads, head_dim))?.transpose(0, 1)?.contiguous();
-        let [query, key, value] = parts;
-        let query = (heads(query)? * (head_dim as f64).powf(-0.5))?;
-        // The fused softmax_last_dim has no gradient.
-        let weights = candle_nn::ops::softmax(&query.matmul(&heads(key)?.t()?)?, D::Minus1)?;
-        weights.matmul(&heads(value)?)?.transpose(0, 1)?.reshape((tokens, width))
+        let [query, key, value] = &parts;
+        Attention { starts: starts.clone(), num_heads: self.num_heads, dropout }.forward(query, key, value)
     }
 
     /// The output projection of the context, `[tokens, hidden]` → `[tokens, hidden]`.

@@ -2,9 +2,12 @@
 
 use candle_core::{Device, Result, Tensor};
 
-use crate::architectures::{EncoderNames, EncoderSpec};
+use crate::architectures::{EncoderNames, EncoderSpec, RaggedBatch};
+use crate::kernels::affine::Scheme;
 
 use super::Parameters;
+use super::fake_quantize::FakeQuantizeWeights;
+use super::fused::Dropout;
 use super::norm::LayerNorm;
 
 /// The embedding layer of BERT and its descendants (Devlin et al. 2018, section 3).
@@ -18,6 +21,8 @@ pub struct Embeddings {
     token_type: Option<Tensor>,
     norm: LayerNorm,
     position_offset: usize,
+    /// How rows of the tables are fake-quantized, when they are.
+    scheme: Option<Scheme>,
 }
 
 impl Embeddings {
@@ -39,7 +44,14 @@ impl Embeddings {
             None => None,
         };
         let norm = LayerNorm::load(&names.embedding_norm, width, spec.layer_norm_eps, parameters)?;
-        Ok(Embeddings { word, position, token_type, norm, position_offset: spec.position_offset })
+        Ok(Embeddings {
+            word,
+            position,
+            token_type,
+            norm,
+            position_offset: spec.position_offset,
+            scheme: parameters.tables(),
+        })
     }
 
     /// Puts another table in the place of the words, the positions or the segments, counted in this order.
@@ -51,16 +63,27 @@ impl Embeddings {
         *tables.into_iter().flatten().nth(index).expect("the encoder has this table") = table;
     }
 
-    /// Ids and segments of one sequence, `[tokens]` each → `[tokens, hidden]`.
+    /// The word table, `[vocab_size, hidden]`.
+    pub fn words(&self) -> &Tensor {
+        &self.word
+    }
+
+    /// The tokens' rows of the word table, `[tokens, hidden]` → their embeddings, `[tokens, hidden]`.
     ///
     /// # Errors
-    /// When an id or a segment is outside its table, or the sequence is longer than the position table.
-    pub fn forward(&self, ids: &[u32], type_ids: &[u32]) -> Result<Tensor> {
-        let words = self.word.index_select(&Tensor::new(ids, &Device::Cpu)?, 0)?;
-        let mut sum = (words + self.position.narrow(0, self.position_offset, ids.len())?)?;
+    /// When a segment is outside its table, or a sequence is longer than the position table.
+    pub fn forward(&self, batch: &RaggedBatch, words: &Tensor) -> Result<Tensor> {
+        let offset = self.position_offset as u32;
+        let positions: Vec<u32> = batch.ranges().flat_map(|r| (0..r.len() as u32).map(|i| i + offset)).collect();
+        let stored = |rows: &Tensor| match self.scheme {
+            Some(scheme) => rows.contiguous()?.apply_op1(FakeQuantizeWeights(scheme)),
+            None => Ok(rows.clone()),
+        };
+        let rows = |table: &Tensor, ids: &[u32]| stored(&table.index_select(&Tensor::new(ids, &Device::Cpu)?, 0)?);
+        let mut places = rows(&self.position, &positions)?;
         if let Some(table) = &self.token_type {
-            sum = (sum + table.index_select(&Tensor::new(type_ids, &Device::Cpu)?, 0)?)?;
+            places = (places + rows(table, &batch.type_ids)?)?;
         }
-        self.norm.forward(&sum)
+        self.norm.forward(&stored(words)?, &places, Dropout::NONE)
     }
 }

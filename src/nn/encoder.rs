@@ -1,17 +1,18 @@
 //! The encoder of any family, from its spec.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use candle_core::{Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 
 use crate::architectures::{Activation, Encoder, EncoderNames, EncoderSpec, EncoderWorkspace, LayerNames, RaggedBatch};
 
 use crate::checkpoint::{CheckpointError, Weights};
-use crate::kernels::Activation::{Gelu, GeluTanh};
-use crate::kernels::Kernels;
+use crate::kernels::{self, Kernels};
 
 use super::attention::SelfAttention;
 use super::embedding::Embeddings;
+use super::fused::{Dropout, Gelu};
 use super::int8_op::Int8Activation;
 use super::norm::LayerNorm;
 use super::{Linear, Parameters, Precision, Stored};
@@ -82,9 +83,30 @@ impl CandleEncoder {
     /// # Errors
     /// As [`CandleEncoder::hidden_states`], and those of `see`.
     pub fn hidden_states_seen(&self, batch: &RaggedBatch, see: &mut See<'_>) -> Result<Tensor> {
-        let sequences: Vec<_> = batch.ranges().collect();
-        let mut numbered = self.layers.iter().enumerate();
-        numbered.try_fold(self.embedded(batch)?, |x, (index, layer)| layer.forward(&x, &sequences, index, see))
+        self.run(0..self.layers.len(), batch, self.embedded(batch)?, Dropout::NONE, see)
+    }
+
+    /// [`CandleEncoder::hidden_states`] of a batch in training. `words` are the tokens' rows of
+    /// [`CandleEncoder::word_embeddings`], `[tokens, hidden_size]`, so that there can be a gradient of these rows instead
+    /// of one of the whole table. `dropout` drops of the embeddings, of the attention weights and of what is added to
+    /// each residual, as in transformers. `see` is shown what enters the linear layers.
+    ///
+    /// # Errors
+    /// As [`CandleEncoder::hidden_states`], and those of `see`.
+    pub fn hidden_states_of(
+        &self,
+        batch: &RaggedBatch,
+        words: &Tensor,
+        dropout: Dropout,
+        see: &mut See<'_>,
+    ) -> Result<Tensor> {
+        let embedded = dropout.at(0).forward(&self.embeddings.forward(batch, words)?)?;
+        self.run(0..self.layers.len(), batch, embedded, dropout, see)
+    }
+
+    /// The table of word embeddings, `[vocab_size, hidden_size]`.
+    pub fn word_embeddings(&self) -> &Tensor {
+        self.embeddings.words()
     }
 
     /// Number of transformer blocks.
@@ -124,11 +146,8 @@ impl CandleEncoder {
     /// # Errors
     /// As [`CandleEncoder::hidden_states`].
     pub fn embedded(&self, batch: &RaggedBatch) -> Result<Tensor> {
-        let of_sequence = |rows: Range<usize>| self.embeddings.forward(&batch.ids[rows.clone()], &batch.type_ids[rows]);
-        match batch.ranges().map(of_sequence).collect::<Result<Vec<_>>>()? {
-            mut one if one.len() == 1 => Ok(one.remove(0)),
-            several => Tensor::cat(&several, 0),
-        }
+        let words = self.word_embeddings().index_select(&Tensor::new(batch.ids.as_slice(), &Device::Cpu)?, 0)?;
+        self.embeddings.forward(batch, &words)
     }
 
     /// Runs some of the layers over a batch, on what the first of them gets, `[tokens, hidden_size]` in and out.
@@ -139,10 +158,22 @@ impl CandleEncoder {
     /// # Panics
     /// When there are not that many layers.
     pub fn run_layers(&self, layers: Range<usize>, batch: &RaggedBatch, x: Tensor) -> Result<Tensor> {
-        let sequences: Vec<_> = batch.ranges().collect();
-        let see: &mut See<'_> = &mut |_, _| Ok(());
-        let mut numbered = self.layers[layers.clone()].iter().zip(layers);
-        numbered.try_fold(x, |x, (layer, index)| layer.forward(&x, &sequences, index, see))
+        self.run(layers, batch, x, Dropout::NONE, &mut |_, _| Ok(()))
+    }
+
+    fn run(
+        &self,
+        layers: Range<usize>,
+        batch: &RaggedBatch,
+        mut x: Tensor,
+        dropout: Dropout,
+        see: &mut See<'_>,
+    ) -> Result<Tensor> {
+        let starts: Arc<[usize]> = batch.starts.as_slice().into();
+        for index in layers {
+            x = self.layers[index].forward(&x, &starts, index, dropout.at(index as u64 + 1), see)?;
+        }
+        Ok(x)
     }
 }
 
@@ -206,26 +237,32 @@ impl Layer {
         self.attention.is_quantized() || self.ffn_up.is_quantized() || self.ffn_down.is_quantized()
     }
 
-    /// `[tokens, hidden]` → `[tokens, hidden]` of block number `layer`; `sequences` are the rows of each sequence.
-    fn forward(&self, x: &Tensor, sequences: &[Range<usize>], layer: usize, see: &mut See<'_>) -> Result<Tensor> {
+    /// `[tokens, hidden]` → `[tokens, hidden]` of block number `layer`; `starts` is where each sequence starts.
+    fn forward(
+        &self,
+        x: &Tensor,
+        starts: &Arc<[usize]>,
+        layer: usize,
+        dropout: Dropout,
+        see: &mut See<'_>,
+    ) -> Result<Tensor> {
         let at = |enters| Site { layer, enters };
         see(at(Enters::Attention), x)?;
-        let context = self.attention.context(x, sequences)?;
+        let context = self.attention.context(x, starts, dropout.at(0))?;
         see(at(Enters::Projection), &context)?;
-        let x = self.attention_norm.forward(&(self.attention.project(&context)? + x)?)?;
+        let x = self.attention_norm.forward(&self.attention.project(&context)?, x, dropout.at(1))?;
         see(at(Enters::Up), &x)?;
         let inner = self.ffn_up.forward(&x)?;
+        let on_kernels = |kernels, activation| inner.apply_op1(Int8Activation { kernels, activation });
         let inner = match (self.kernels.or(self.ffn_up.kernels()), self.activation) {
-            (Some(kernels), Activation::Gelu) => inner.apply_op1(Int8Activation { kernels, activation: Gelu })?,
-            (Some(kernels), Activation::GeluTanh) => {
-                inner.apply_op1(Int8Activation { kernels, activation: GeluTanh })?
-            }
-            (None, Activation::Gelu) => inner.gelu_erf()?,
+            (Some(kernels), Activation::Gelu) => on_kernels(kernels, kernels::Activation::Gelu)?,
+            (Some(kernels), Activation::GeluTanh) => on_kernels(kernels, kernels::Activation::GeluTanh)?,
+            (None, Activation::Gelu) => inner.apply_op1(Gelu)?,
             (None, Activation::GeluTanh) => inner.gelu()?,
             (_, Activation::Relu) => inner.relu()?,
         };
         see(at(Enters::Down), &inner)?;
-        self.output_norm.forward(&(self.ffn_down.forward(&inner)? + x)?)
+        self.output_norm.forward(&self.ffn_down.forward(&inner)?, &x, dropout.at(2))
     }
 }
 

@@ -4,10 +4,11 @@ use candle_core::{Device, Result, Tensor};
 
 use crate::architectures::LinearNames;
 use crate::checkpoint;
-use crate::kernels::affine::Inputs;
+use crate::kernels::affine::{Inputs, Scheme};
 use crate::kernels::{Kernels, PackedWeights};
 
-use super::fake_quantize::FakeQuantize;
+use super::fake_quantize::{FakeQuantize, FakeQuantizeWeights};
+use super::fused;
 use super::int8_op::Int8Linear;
 
 /// What the matrix products of a stored model run in.
@@ -29,6 +30,16 @@ pub enum Linear {
         weight: Tensor,
         /// `[outputs]`.
         bias: Tensor,
+    },
+    /// In f32 over the values that integers stand for: weights as `scheme` stores them, rows of `x` as they enter an
+    /// integer product; differentiable, straight through the rounding.
+    FakeQuantized {
+        /// `[outputs, inputs]`.
+        weight: Tensor,
+        /// `[outputs]`.
+        bias: Tensor,
+        /// How the weight is stored.
+        scheme: Scheme,
     },
     /// In f32 with widened weights, the rows of `x` rounded as `inputs` says; no gradient passes the rounding.
     Rounded {
@@ -82,13 +93,13 @@ impl Linear {
 
     /// Whether the product runs with rounded inputs and weights.
     pub fn is_quantized(&self) -> bool {
-        !matches!(self, Linear::Float { .. })
+        !matches!(self, Linear::Float { .. } | Linear::FakeQuantized { .. })
     }
 
     /// The kernels that steps around a quantized product run on.
     pub fn kernels(&self) -> Option<Kernels> {
         match self {
-            Linear::Float { .. } => None,
+            Linear::Float { .. } | Linear::FakeQuantized { .. } => None,
             Linear::Rounded { kernels, .. } => Some(*kernels),
             Linear::Int8(linear) => Some(linear.kernels()),
         }
@@ -100,10 +111,13 @@ impl Linear {
     /// When the number of inputs differs.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {
-            Linear::Float { weight, bias } => x.matmul(&weight.t()?)?.broadcast_add(bias),
+            Linear::Float { weight, bias } => fused::linear(x, weight, bias),
+            Linear::FakeQuantized { weight, bias, scheme } => {
+                let x = x.contiguous()?.apply_op1(FakeQuantize(Inputs::Dynamic))?;
+                fused::linear(&x, &weight.contiguous()?.apply_op1(FakeQuantizeWeights(*scheme))?, bias)
+            }
             Linear::Rounded { weight, bias, inputs, .. } => {
-                let x = x.contiguous()?.apply_op1_no_bwd(&FakeQuantize(*inputs))?;
-                x.matmul(&weight.t()?)?.broadcast_add(bias)
+                fused::linear(&x.contiguous()?.apply_op1_no_bwd(&FakeQuantize(*inputs))?, weight, bias)
             }
             Linear::Int8(linear) => x.contiguous()?.apply_op1(linear.clone()),
         }

@@ -1,9 +1,9 @@
 //! The candle executor: every architecture as tensors and modules, in f32.
 //!
 //! It is the reference that the int8 executor (`runtime`) is measured against, the f32 half of comparisons, and
-//! what training builds on: every step is made of differentiable operations (candle's fused layer norm and softmax
-//! cut gradients silently, so they are not used). Serving int8 at speed is the business of `runtime`, not of this
-//! folder.
+//! what training builds on: every float step has a gradient. candle's fused layer norm and softmax cut gradients
+//! silently, so they are not used; `fused` has operations of our own with backward passes. Serving int8 at speed is
+//! the business of `runtime`, not of this folder.
 //!
 //! Start with [`CandleEncoder`]; [`Linear`] is the only place that chooses what a matrix product runs in.
 //!
@@ -19,6 +19,7 @@ mod attention;
 mod embedding;
 mod encoder;
 mod fake_quantize;
+mod fused;
 mod int8_op;
 mod linear;
 mod norm;
@@ -27,5 +28,6 @@ mod parameters;
 mod tests;
 
 pub use encoder::{CandleEncoder, Enters, See, Site};
+pub use fused::{Dropout, linear};
 pub use linear::{Linear, Precision};
-pub use parameters::{Parameters, Stored, Trainable};
+pub use parameters::{FakeQuantization, Parameters, Stored, Trainable};

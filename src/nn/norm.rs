@@ -1,22 +1,20 @@
 //! Layer normalization (Ba et al. 2016).
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{Result, Tensor};
 
 use crate::architectures::NormNames;
 
 use super::Parameters;
+use super::fused::{AddNorm, Dropout};
 
-/// `(x - mean) / sqrt(variance + eps) * gain + shift` over the last dimension.
-///
-/// The variance is the mean of squared deviations, computed after the mean: `E[x^2] - mean^2`, as candle's fused
-/// kernel has it, loses its digits when the mean is large.
+/// `(x - mean) / sqrt(variance + eps) * gain + shift` over the last dimension, of a sum: [`AddNorm`].
 #[derive(Clone, Debug)]
 pub struct LayerNorm {
     /// `[width]`.
     gain: Tensor,
     /// `[width]`.
     shift: Tensor,
-    eps: f64,
+    eps: f32,
 }
 
 impl LayerNorm {
@@ -32,18 +30,15 @@ impl LayerNorm {
     ) -> std::result::Result<Self, P::Error> {
         let gain = parameters.tensor(&names.weight, &[width])?;
         let shift = parameters.tensor(&names.bias, &[width])?;
-        Ok(LayerNorm { gain, shift, eps: f64::from(eps) })
+        Ok(LayerNorm { gain, shift, eps })
     }
 
-    /// `[rows, width]` → `[rows, width]`.
+    /// The norm of `dropout(x) + residual`, `[rows, width]` each.
     ///
     /// # Errors
-    /// When the width differs.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let centered = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-        let variance = centered.sqr()?.mean_keepdim(D::Minus1)?;
-        let normalized = centered.broadcast_div(&(variance + self.eps)?.sqrt()?)?;
-        normalized.broadcast_mul(&self.gain)?.broadcast_add(&self.shift)
+    /// When the shapes differ.
+    pub fn forward(&self, x: &Tensor, residual: &Tensor, dropout: Dropout) -> Result<Tensor> {
+        AddNorm { eps: self.eps, dropout }.forward(x, residual, &self.gain, &self.shift)
     }
 }
 
@@ -59,7 +54,13 @@ mod tests {
         let x = Tensor::new(&[[10_000.0f32, 10_000.01, 10_000.02, 10_000.03]], &Device::Cpu).unwrap();
         let ones = Tensor::ones(4, candle_core::DType::F32, &Device::Cpu).unwrap();
         let norm = LayerNorm { gain: ones.clone(), shift: ones.zeros_like().unwrap(), eps: 1e-12 };
-        let y: Vec<f32> = norm.forward(&x).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        let y: Vec<f32> = norm
+            .forward(&x, &x.zeros_like().unwrap(), Dropout::NONE)
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1()
+            .unwrap();
         let mean_square = y.iter().map(|v| v * v).sum::<f32>() / 4.0;
         assert!((mean_square - 1.0).abs() < 1e-3, "variance after the norm is {mean_square}, not 1");
     }
@@ -71,7 +72,13 @@ mod tests {
         let shift = Tensor::new(&[10.0f32, 20.0], &Device::Cpu).unwrap();
         let norm = LayerNorm { gain, shift, eps: 3.0 };
         // Mean 2, variance 1, 1 / sqrt(1 + 3) = 0.5.
-        let y: Vec<f32> = norm.forward(&x).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        let y: Vec<f32> = norm
+            .forward(&x, &x.zeros_like().unwrap(), Dropout::NONE)
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1()
+            .unwrap();
         assert_eq!(y, [9.0, 22.0]);
     }
 }

@@ -5,6 +5,7 @@ use candle_core::{Device, Tensor, Var};
 use crate::architectures::LinearNames;
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::kernels::Kernels;
+use crate::kernels::affine::Scheme;
 
 use super::{Linear, Precision};
 
@@ -18,6 +19,11 @@ pub trait Parameters {
     /// # Errors
     /// When there is none of this name and shape.
     fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, Self::Error>;
+
+    /// How rows of embedding tables are fake-quantized; not at all unless the source knows better.
+    fn tables(&self) -> Option<Scheme> {
+        None
+    }
 
     /// A dense layer; in f32 unless the source knows better.
     ///
@@ -71,17 +77,38 @@ impl Parameters for Stored<'_> {
     }
 }
 
+/// How a model that is trained will be stored: training then sees what rounding does (quantization-aware training).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct FakeQuantization {
+    /// Matrices of linear layers; their inputs are u8 rows with their own scales and zero points.
+    pub weights: Scheme,
+    /// Embedding tables; a scheme with a scale for each row.
+    pub tables: Scheme,
+}
+
+impl FakeQuantization {
+    /// What `octet quantize` makes unless told otherwise.
+    pub const INT8: FakeQuantization = FakeQuantization { weights: Scheme::INT8, tables: Scheme::INT8 };
+}
+
 /// The weights of a model folder, to be trained: every tensor is a variable, and all of them are listed.
 #[derive(Debug)]
 pub struct Trainable<'a> {
     weights: &'a mut Weights,
+    quantization: Option<FakeQuantization>,
     variables: Vec<(String, Var)>,
 }
 
 impl<'a> Trainable<'a> {
     /// Takes weights from `weights`.
     pub fn new(weights: &'a mut Weights) -> Self {
-        Trainable { weights, variables: Vec::new() }
+        Trainable { weights, quantization: None, variables: Vec::new() }
+    }
+
+    /// Layers and tables are fake-quantized.
+    pub fn quantized(mut self, quantization: Option<FakeQuantization>) -> Self {
+        self.quantization = quantization;
+        self
     }
 
     /// What was handed out, by weight name, in the order it was asked for.
@@ -99,6 +126,19 @@ impl Parameters for Trainable<'_> {
         let tensor = variable.as_tensor().clone();
         self.variables.push((name.to_string(), variable));
         Ok(tensor)
+    }
+
+    fn tables(&self) -> Option<Scheme> {
+        self.quantization.map(|q| q.tables)
+    }
+
+    fn linear(&mut self, names: &LinearNames) -> Result<Linear, CheckpointError> {
+        let weight = self.tensor(&names.weight, &[names.outputs, names.inputs])?;
+        let bias = self.tensor(&names.bias, &[names.outputs])?;
+        Ok(match self.quantization {
+            None => Linear::Float { weight, bias },
+            Some(FakeQuantization { weights: scheme, .. }) => Linear::FakeQuantized { weight, bias, scheme },
+        })
     }
 }
 

@@ -11,7 +11,7 @@ use crate::checkpoint;
 use crate::kernels::Kernels;
 use crate::kernels::affine::{Inputs, Scheme, quantize_weights};
 
-use super::{CandleEncoder, Linear, Parameters, Precision};
+use super::{CandleEncoder, Dropout, Linear, Parameters, Precision};
 
 fn spec() -> EncoderSpec {
     EncoderSpec {
@@ -118,24 +118,66 @@ fn every_parameter_gets_a_gradient() {
 #[test]
 fn gradients_agree_with_finite_differences() {
     let (encoder, variables) = model(&spec(), 1);
-    let gradients = loss(&encoder).backward().unwrap();
-    let value = |encoder: &CandleEncoder| f64::from(loss(encoder).to_scalar::<f32>().unwrap());
+    check_gradients(&encoder, &variables, loss);
+}
+
+/// Compares the slope of the loss along a random direction of each variable with its gradient.
+fn check_gradients(encoder: &CandleEncoder, variables: &[(String, Var)], loss: impl Fn(&CandleEncoder) -> Tensor) {
+    let gradients = loss(encoder).backward().unwrap();
+    let value = || f64::from(loss(encoder).to_scalar::<f32>().unwrap());
     let step = 2e-3;
-    for (name, variable) in &variables {
+    for (name, variable) in variables {
         let start = variable.as_tensor().copy().unwrap();
         let gradient = gradients.get(variable).unwrap();
         let direction = Tensor::from_vec(Random(11).fill(start.elem_count()), start.shape(), &Device::Cpu).unwrap();
         let slope = (gradient * &direction).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
         variable.set(&(&start + (&direction * step).unwrap()).unwrap()).unwrap();
-        let above = value(&encoder);
+        let above = value();
         variable.set(&(&start - (&direction * step).unwrap()).unwrap()).unwrap();
-        let below = value(&encoder);
+        let below = value();
         variable.set(&start).unwrap();
         let measured = (above - below) / (2.0 * step);
         // The loss is near 10 in f32, so a difference over 0.004 is good to about 1e-3; curvature takes the rest.
         let slack = 0.02 + 0.02 * measured.abs();
         assert!((f64::from(slope) - measured).abs() < slack, "{name}: gradient {slope}, measured {measured}");
     }
+}
+
+/// A batch of three sequences with the middle one long, and a loss over all of it.
+fn batch_loss(encoder: &CandleEncoder, dropout: Dropout) -> Tensor {
+    let mut batch = RaggedBatch::new();
+    for ids in [&[5u32][..], &IDS, &[1, 2]] {
+        batch.push(ids, &vec![1; ids.len()]);
+    }
+    let words = encoder.word_embeddings().index_select(&Tensor::new(batch.ids.as_slice(), &Device::Cpu).unwrap(), 0);
+    let hidden = encoder.hidden_states_of(&batch, &words.unwrap(), dropout, &mut |_, _| Ok(())).unwrap();
+    let weights = Tensor::from_vec(Random(3).fill(hidden.elem_count()), hidden.shape(), &Device::Cpu).unwrap();
+    (hidden * weights).unwrap().sum_all().unwrap()
+}
+
+#[test]
+fn gradients_through_dropout_agree_with_finite_differences() {
+    let (encoder, variables) = model(&spec(), 1);
+    for dropout in [Dropout::NONE, Dropout::new(0.3, 5)] {
+        check_gradients(&encoder, &variables, |encoder| batch_loss(encoder, dropout));
+    }
+    let value = |dropout| batch_loss(&encoder, dropout).to_scalar::<f32>().unwrap();
+    assert_eq!(value(Dropout::new(0.3, 5)), value(Dropout::new(0.3, 5)));
+    assert_ne!(value(Dropout::new(0.3, 5)), value(Dropout::new(0.3, 6)));
+}
+
+#[test]
+fn a_batch_gives_each_sequence_what_it_gives_alone() {
+    let (encoder, _) = model(&spec(), 1);
+    let mut batch = RaggedBatch::new();
+    let sequences: [&[u32]; 3] = [&[5], &IDS, &[1, 2]];
+    sequences.iter().for_each(|ids| batch.push(ids, &vec![0; ids.len()]));
+    let words = encoder.word_embeddings().index_select(&Tensor::new(batch.ids.as_slice(), &Device::Cpu).unwrap(), 0);
+    let together = encoder.hidden_states_of(&batch, &words.unwrap(), Dropout::NONE, &mut |_, _| Ok(())).unwrap();
+    let together: Vec<f32> = together.flatten_all().unwrap().to_vec1().unwrap();
+    let alone = forward(&encoder, &sequences);
+    let difference = together.iter().zip(&alone).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(difference < 1e-5, "{difference}");
 }
 
 fn forward(encoder: &CandleEncoder, sequences: &[&[u32]]) -> Vec<f32> {

@@ -1,6 +1,7 @@
 //! Both executors against outputs of Hugging Face Transformers (`tests/goldens/make_goldens.py`), against each other,
 //! and against candle-transformers.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
@@ -10,7 +11,7 @@ use octet::architectures::{
 use octet::checkpoint::{self, CheckpointError, ModelDir, Weights};
 use octet::kernels::Kernels;
 use octet::kernels::affine::{Inputs, Scheme, quantize_weights};
-use octet::nn::{CandleEncoder, Linear, Parameters, Precision, Stored, Trainable};
+use octet::nn::{CandleEncoder, Dropout, Linear, Parameters, Precision, Stored, Trainable};
 use octet::pipelines::{self, EmbedOptions, Loader, Model, Pipeline};
 use octet::quantize::{QuantizeOptions, quantize};
 use octet::runtime::Int8Encoder;
@@ -243,6 +244,48 @@ fn every_trainable_variable_gets_a_gradient() {
             let is_key_bias = architecture.encoder.layers.iter().any(|layer| layer.key.bias == *variable_name);
             assert!(largest > 1e-3 || is_key_bias, "{name}: gradient of {variable_name} is at most {largest}");
         }
+    }
+}
+
+/// Of one model of `gradients.json`: a batch, and the length and the projection of every parameter's gradient.
+#[derive(serde::Deserialize)]
+struct Gradients {
+    ids: Vec<Vec<u32>>,
+    gradients: BTreeMap<String, [f64; 2]>,
+}
+
+/// `make_gradients.py` says what the loss is.
+#[test]
+fn gradients_of_a_batch_equal_those_of_pytorch() {
+    let wave = |i: usize| (0.7 * i as f64 + 0.3).cos();
+    for (name, golden) in read::<BTreeMap<String, Gradients>>(&goldens().join("gradients.json")) {
+        let (architecture, mut weights) = open_folder(&goldens().join(&name));
+        let mut parameters = Trainable::new(&mut weights);
+        let encoder = CandleEncoder::build(&architecture.spec, &architecture.encoder, &mut parameters, 1).unwrap();
+        let variables = parameters.into_variables();
+        let mut batch = RaggedBatch::new();
+        golden.ids.iter().for_each(|ids| batch.push(ids, &vec![0; ids.len()]));
+        let ids = Tensor::new(batch.ids.as_slice(), &Device::Cpu).unwrap();
+        let words = encoder.word_embeddings().index_select(&ids, 0).unwrap();
+        let hidden = encoder.hidden_states_of(&batch, &words, Dropout::NONE, &mut |_, _| Ok(())).unwrap();
+        let waves: Vec<f32> = (0..hidden.elem_count()).map(|i| wave(i) as f32).collect();
+        let loss = (&hidden * Tensor::from_vec(waves, hidden.shape(), &Device::Cpu).unwrap()).unwrap();
+        let gradients = loss.sum_all().unwrap().backward().unwrap();
+        let mut compared = 0;
+        for (variable_name, variable) in &variables {
+            let (_, [length, projection]) = golden.gradients.iter().find(|(n, _)| variable_name.ends_with(*n)).unwrap();
+            let gradient: Vec<f32> = gradients.get(variable).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            let found_length = gradient.iter().map(|g| f64::from(*g).powi(2)).sum::<f64>().sqrt();
+            let found = gradient.iter().enumerate().map(|(i, g)| f64::from(*g) * wave(i)).sum::<f64>();
+            let slack = 2e-4 * length.max(1.0);
+            let close = (found - projection).abs() < slack && (found_length - length).abs() < slack;
+            assert!(
+                close,
+                "{name}: gradient of {variable_name} is {found_length}, {found}, not {length}, {projection}"
+            );
+            compared += 1;
+        }
+        assert_eq!(compared, golden.gradients.len(), "{name}: PyTorch has gradients of other parameters too");
     }
 }
 
