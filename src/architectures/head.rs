@@ -33,4 +33,6 @@ pub struct HeadSpec {
     pub labels: Vec<String>,
     /// What the outputs mean.
     pub problem_type: ProblemType,
+    /// Name of a number that is the last output, after the classes.
+    pub value: Option<String>,
 }

@@ -64,22 +64,27 @@ struct Source<'a> {
 /// [`ArchitectureError`] naming what is not supported, and what is.
 pub fn describe(config: &ModelConfig, has: &dyn Fn(&str) -> bool) -> Result<Architecture, ArchitectureError> {
     let source = Source { config, has };
-    match config.model_type.as_str() {
+    let described = match config.model_type.as_str() {
         "bert" => bert::describe(&source),
         "distilbert" => distilbert::describe(&source),
         "roberta" | "xlm-roberta" => roberta::describe(&source),
         found => Err(ArchitectureError::Family { found: found.to_string() }),
-    }
+    };
+    // A head of ours takes the place of the family's.
+    described.map(|a| Architecture { head: trained_head(config).or(a.head), ..a })
 }
 
-/// The head that `octet train` writes: pooling, `head.dense` with tanh, `head.out`. Its folder holds nothing else.
-pub fn trained_head(config: &ModelConfig, pooling: Pooling) -> HeadSpec {
-    let (hidden, labels) = (config.hidden_size, config.labels.len());
+/// The head that `octet train` writes, when the file says that there is one: pooling, `head.dense` with tanh,
+/// `head.out`.
+pub fn trained_head(config: &ModelConfig) -> Option<HeadSpec> {
+    let head = &config.octet.as_ref()?.head;
+    let (hidden, outputs) = (config.hidden_size, config.labels.len() + usize::from(head.value.is_some()));
     let layers = vec![
         DenseSpec { names: LinearNames::of("head.dense", hidden, hidden), activation: Some(DenseActivation::Tanh) },
-        DenseSpec { names: LinearNames::of("head.out", labels, hidden), activation: None },
+        DenseSpec { names: LinearNames::of("head.out", outputs, hidden), activation: None },
     ];
-    Source { config, has: &|_| true }.head(pooling, layers)
+    let spec = Source { config, has: &|_| true }.head(head.pooling, layers);
+    Some(HeadSpec { value: head.value.clone(), ..spec })
 }
 
 impl Source<'_> {
@@ -120,7 +125,7 @@ impl Source<'_> {
     fn head(&self, pooling: Pooling, layers: Vec<DenseSpec>) -> HeadSpec {
         let labels = self.config.labels.clone();
         let problem_type = self.config.problem_type.unwrap_or(ProblemType::SingleLabel);
-        HeadSpec { pooling, layers, labels, problem_type }
+        HeadSpec { pooling, layers, labels, problem_type, value: None }
     }
 
     fn norm(&self, module: &str) -> NormNames {

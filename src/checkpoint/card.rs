@@ -25,14 +25,18 @@ fn render(dir: &ModelDir) -> Option<String> {
     let license = manifest.source.license.as_deref().unwrap_or("unknown");
     let mut card = format!("---\nlicense: {}\n---\n\n# {name}\n\n", license.to_lowercase());
     let config = dir.config();
-    let head = match dir.is_head_only() {
-        true => format!("Classifies text as {}. ", config.labels.join(", ")),
-        false => String::new(),
+    let head = match &config.octet {
+        Some(octet) => {
+            let value = octet.head.value.as_ref().map_or(String::new(), |v| format!(", and gives it a number, {v}"));
+            format!("Classifies text as {}{value}. ", config.labels.join(", "))
+        }
+        None => String::new(),
     };
     let encoder = config
         .octet
         .as_ref()
-        .map_or(String::new(), |o| format!(" This folder holds the head; the encoder is in `../{}`.", o.encoder));
+        .and_then(|o| o.encoder.as_ref())
+        .map_or(String::new(), |name| format!(" This folder holds the head; the encoder is in `../{name}`."));
     let _ = writeln!(
         card,
         "{head}{} encoder: {} layers, {} wide, {} heads.{encoder}\n",

@@ -31,24 +31,30 @@ pub enum ProblemType {
     MultiLabel,
 }
 
-/// The `octet` object of `config.json`: this folder holds only a head, on top of a sibling folder's encoder.
+/// The `octet` object of `config.json`: a head that `octet train` made, on this folder's encoder or a sibling's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OctetConfig {
-    /// Name of the folder beside this one that holds the encoder and the tokenizer.
-    pub encoder: String,
-    /// [`super::ModelDir::digest`] of that folder: the head was trained on these weights and fits no others.
-    pub encoder_sha256: String,
-    /// What lies between the encoder and the head's weights.
+    /// Name of the folder beside this one that holds the encoder and the tokenizer; absent when this one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder: Option<String>,
+    /// [`super::ModelDir::digest`] of that folder: the head was trained on these weights and fits no others. Present
+    /// when `encoder` is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoder_sha256: Option<String>,
+    /// What lies between the encoder and the head's weights, and what comes out.
     pub head: HeadConfig,
 }
 
 /// What lies between an encoder and the weights of a head of ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HeadConfig {
     /// First step of the head.
     pub pooling: Pooling,
+    /// Name of a number that the head gives beside the classes, as its last output.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
 }
 
 /// A `config.json` whose values were checked. Names are those of BERT, whatever the family calls them in the file.
@@ -98,6 +104,11 @@ impl ModelConfig {
     /// [`CheckpointError`] naming the key, what was found and what is allowed.
     pub fn parse(content: &[u8], path: &Path) -> Result<Self, CheckpointError> {
         Self::from_map(parse_object(content, path)?, path)
+    }
+
+    /// What this family calls the number of blocks in its file.
+    pub fn layers_key(&self) -> &'static str {
+        KeyNames::of(&self.model_type).num_hidden_layers
     }
 
     /// [`ModelConfig::parse`] for JSON that is already parsed.
@@ -170,15 +181,19 @@ pub(super) fn octet_config(value: &Value, path: &Path) -> Result<OctetConfig, Ch
         allowed: allowed.into(),
     };
     let octet: OctetConfig = serde_json::from_value(value.clone()).map_err(|e| {
-        let allowed = "{\"encoder\": folder name, \"encoder_sha256\": hex, \"head\": {\"pooling\": cls, mean or max}}";
+        let allowed = "{\"encoder\": folder name, \"encoder_sha256\": hex, \"head\": {\"pooling\": cls, mean or max, \"value\": name}}";
         bad("octet", format!("not usable ({e})"), allowed)
     })?;
-    if !is_plain_name(&octet.encoder) {
+    let (encoder, digest) = match (&octet.encoder, &octet.encoder_sha256) {
+        (None, None) => return Ok(octet),
+        (encoder, digest) => (encoder.as_deref().unwrap_or_default(), digest.as_deref().unwrap_or_default()),
+    };
+    if !is_plain_name(encoder) {
         let allowed = "the name of a folder beside this one: letters, digits, - and _";
-        return Err(bad("octet.encoder", format!("{:?}", octet.encoder), allowed));
+        return Err(bad("octet.encoder", format!("{encoder:?}"), allowed));
     }
-    if octet.encoder_sha256.len() != 64 || !octet.encoder_sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
-        return Err(bad("octet.encoder_sha256", format!("{:?}", octet.encoder_sha256), "64 hexadecimal digits"));
+    if digest.len() != 64 || !digest.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return Err(bad("octet.encoder_sha256", format!("{digest:?}"), "64 hexadecimal digits"));
     }
     Ok(octet)
 }

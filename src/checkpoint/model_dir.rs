@@ -18,8 +18,9 @@ pub(super) const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// An opened, verified model folder: `config.json`, `tokenizer.json`, weights, and what stands beside them.
 ///
-/// A folder whose `config.json` has an `octet` object holds only a head; [`ModelDir::encoder`] is then the sibling
-/// folder that it was trained on, and sizes that the head's `config.json` leaves out are those of the encoder's.
+/// A folder whose `config.json` has an `octet` object that names an encoder holds only a head; [`ModelDir::encoder`] is
+/// then the sibling folder that it was trained on, and sizes that the head's `config.json` leaves out are those of the
+/// encoder's.
 #[derive(Debug)]
 pub struct ModelDir {
     path: PathBuf,
@@ -38,12 +39,9 @@ impl ModelDir {
     /// [`CheckpointError`] saying which file is missing, malformed or unsupported.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let raw = read_config(path)?;
-        match raw.get("octet") {
-            None | Some(Value::Null) => Self::open_complete(path, raw),
-            Some(octet) => {
-                let encoder = open_sibling(path, octet)?;
-                Self::open_head(path, raw, encoder)
-            }
+        match raw.get("octet").map(|octet| open_sibling(path, octet)).transpose()?.flatten() {
+            None => Self::open_complete(path, raw),
+            Some(encoder) => Self::open_head(path, raw, encoder),
         }
     }
 
@@ -171,16 +169,21 @@ fn read_config(path: &Path) -> Result<Map<String, Value>, CheckpointError> {
     parse_object(&content, &config_path)
 }
 
-/// Opens the encoder folder beside `path` and checks that it is the one the head was trained on.
-fn open_sibling(path: &Path, octet: &Value) -> Result<ModelDir, CheckpointError> {
+/// Opens the encoder folder beside `path` and checks that it is the one the head was trained on; none when `octet`
+/// names none.
+fn open_sibling(path: &Path, octet: &Value) -> Result<Option<ModelDir>, CheckpointError> {
+    if octet.is_null() {
+        return Ok(None);
+    }
     let config_path = path.join("config.json");
     let octet = octet_config(octet, &config_path)?;
+    let (Some(encoder_name), Some(needed)) = (&octet.encoder, &octet.encoder_sha256) else { return Ok(None) };
     let root = path.canonicalize().map_err(CheckpointError::io("open", path))?;
     let beside = match path.parent() {
         Some(parent) if path.file_name().is_some() && !parent.as_os_str().is_empty() => parent.to_path_buf(),
         _ => root.parent().unwrap_or(&root).to_path_buf(),
     };
-    let folder = beside.join(&octet.encoder);
+    let folder = beside.join(encoder_name);
     if folder.canonicalize().is_ok_and(|f| f == root) {
         return Err(CheckpointError::invalid(&config_path, "\"octet.encoder\" names its own folder"));
     }
@@ -194,13 +197,13 @@ fn open_sibling(path: &Path, octet: &Value) -> Result<ModelDir, CheckpointError>
         return Err(CheckpointError::invalid(&config_path, reason));
     }
     let encoder = ModelDir::open_complete(&folder, raw)?;
-    if !encoder.digest.eq_ignore_ascii_case(&octet.encoder_sha256) {
-        let (found, needed) = (&encoder.digest, &octet.encoder_sha256);
+    if !encoder.digest.eq_ignore_ascii_case(needed) {
+        let found = &encoder.digest;
         let folder = folder.display();
         let reason = format!("needs encoder weights with sha256 {needed}, {folder} has {found}; train the head again");
         return Err(CheckpointError::invalid(&config_path, reason));
     }
-    Ok(encoder)
+    Ok(Some(encoder))
 }
 
 /// The weight files of a folder and their digest.

@@ -28,7 +28,7 @@ pub(super) fn run(args: InspectArgs, common: &Common) -> anyhow::Result<()> {
     let encoder_weights = dir.encoder().weights()?;
     let Architecture { spec, head, encoder: names } =
         architectures::describe(dir.encoder().config(), &|name| encoder_weights.contains(name))?;
-    let trained = dir.config().octet.as_ref().map(|o| architectures::trained_head(dir.config(), o.head.pooling));
+    let trained = architectures::trained_head(dir.config());
 
     println!("{}", dir.path().display());
     let mut facts = vec![
@@ -39,12 +39,14 @@ pub(super) fn run(args: InspectArgs, common: &Common) -> anyhow::Result<()> {
         ("digest", dir.digest().to_string()),
         ("weight files", megabytes(dir.weight_bytes())),
     ];
-    if let Some(octet) = &dir.config().octet {
-        facts.push(("encoder", format!("{} ({})", octet.encoder, megabytes(dir.encoder().weight_bytes()))));
+    if let Some(name) = dir.config().octet.as_ref().and_then(|o| o.encoder.as_ref()) {
+        facts.push(("encoder", format!("{name} ({})", megabytes(dir.encoder().weight_bytes()))));
     }
     match head.or(trained) {
-        Some(head) => facts
-            .push(("head", format!("{:?} pooling, {:?}: {}", head.pooling, head.problem_type, head.labels.join(", ")))),
+        Some(head) => {
+            let outputs = head.labels.iter().chain(&head.value).cloned().collect::<Vec<_>>().join(", ");
+            facts.push(("head", format!("{:?} pooling, {:?}: {outputs}", head.pooling, head.problem_type)));
+        }
         None => facts.push((
             "head",
             dir.pooling().map_or("none, mean pooling".into(), |p| format!("none, {:?} pooling", p.pooling)),

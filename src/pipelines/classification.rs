@@ -57,6 +57,15 @@ pub struct LabelScore {
     pub score: f32,
 }
 
+/// A number that a model gives a text beside its classes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NamedValue {
+    /// What it is called, such as `valence`.
+    pub name: String,
+    /// In the unit of the examples that the model learned from.
+    pub value: f32,
+}
+
 /// The answer for one text.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Classification {
@@ -64,6 +73,8 @@ pub struct Classification {
     pub scores: Vec<LabelScore>,
     /// Number of classes of the model.
     pub num_classes: usize,
+    /// The number beside the classes, when the model gives one.
+    pub value: Option<NamedValue>,
     /// Tokens the model read.
     pub tokens: usize,
     /// Whether the text was cut.
@@ -87,6 +98,8 @@ pub struct Classifier {
     pub labels: Vec<String>,
     /// What the outputs mean.
     pub problem_type: ProblemType,
+    /// Name of a number that is one more output, after the classes.
+    pub value: Option<String>,
     /// Logits are divided by it before the activation; 1 when not calibrated.
     pub temperature: f32,
     /// Of a multi-label model: the score from which each label is given, by output index; empty when none were fitted.
@@ -158,6 +171,7 @@ impl Pipeline for Classifier {
                 Ok(Classification {
                     scores: self.scores(&logits, options),
                     num_classes: self.labels.len(),
+                    value: self.value(&logits),
                     tokens,
                     truncated,
                 })
@@ -177,8 +191,15 @@ impl Classifier {
         }
     }
 
-    /// Logits, `[classes]` → values by class: divided by the temperature and put through the activation.
-    pub fn activate(&self, logits: &[f32], activation: OutputActivation) -> Vec<f32> {
+    /// The number among a model's outputs, when there is one.
+    fn value(&self, outputs: &[f32]) -> Option<NamedValue> {
+        self.value.as_ref().map(|name| NamedValue { name: name.clone(), value: outputs[self.labels.len()] })
+    }
+
+    /// Outputs, the logits of the classes first → values by class: divided by the temperature and put through the
+    /// activation.
+    pub fn activate(&self, outputs: &[f32], activation: OutputActivation) -> Vec<f32> {
+        let logits = &outputs[..self.labels.len()];
         let scaled = logits.iter().map(|x| x / self.temperature);
         match activation {
             OutputActivation::None => logits.to_vec(),

@@ -111,14 +111,18 @@ impl Loader {
                 let described = describe(&other, &other_weights)?;
                 let loaded = self.encoder(&other, &described, &mut other_weights)?;
                 self.replacement = Some(other);
-                let head = if dir.is_head_only() { trained_head(&dir) } else { describe(&dir, &weights)?.head };
+                let head = if dir.is_head_only() {
+                    architectures::trained_head(dir.config())
+                } else {
+                    describe(&dir, &weights)?.head
+                };
                 (Architecture { head, ..described }, loaded)
             }
             None if dir.is_head_only() => {
                 let mut encoder_weights = dir.encoder().weights()?;
                 let described = describe(dir.encoder(), &encoder_weights)?;
                 let loaded = self.encoder(dir.encoder(), &described, &mut encoder_weights)?;
-                (Architecture { head: trained_head(&dir), ..described }, loaded)
+                (Architecture { head: architectures::trained_head(dir.config()), ..described }, loaded)
             }
             None => {
                 let described = describe(&dir, &weights)?;
@@ -195,12 +199,6 @@ fn size(component: &'static str, dtype: &'static str, bytes: u64) -> ComponentSi
     ComponentSize { component, dtype, bytes }
 }
 
-/// The head of a folder that `octet train` wrote.
-fn trained_head(dir: &ModelDir) -> Option<HeadSpec> {
-    let octet = dir.config().octet.as_ref()?;
-    Some(architectures::trained_head(dir.config(), octet.head.pooling))
-}
-
 /// Takes the head's weights.
 fn head(spec: &HeadSpec, weights: &mut Weights) -> Result<Head, CheckpointError> {
     let mut layers = Vec::new();
@@ -242,6 +240,7 @@ fn assemble(
                 tokenizer: tokenizer.clone(),
                 labels: spec.labels.clone(),
                 problem_type: spec.problem_type,
+                value: spec.value.clone(),
                 temperature: manifest.and_then(|m| m.temperature).unwrap_or(1.0),
                 thresholds: thresholds(dir, &spec.labels)?,
                 max_tokens,

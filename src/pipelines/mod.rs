@@ -16,7 +16,9 @@ mod model;
 mod original;
 mod summarization;
 
-pub use classification::{Classification, Classifier, ClassifyInput, ClassifyOptions, LabelScore, OutputActivation};
+pub use classification::{
+    Classification, Classifier, ClassifyInput, ClassifyOptions, LabelScore, NamedValue, OutputActivation,
+};
 pub use embedding::{EmbedOptions, Embedder, Embedding};
 pub use error::PipelineError;
 pub use head::{Dense, Head};

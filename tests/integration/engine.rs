@@ -286,6 +286,7 @@ fn classifier_of(id: &str, model: &SequenceModel, problem_type: ProblemType) -> 
         tokenizer: tokenizer.clone(),
         labels: labels.clone(),
         problem_type,
+        value: None,
         temperature: 1.0,
         thresholds: Vec::new(),
         max_tokens: 512,

@@ -132,6 +132,7 @@ fn make(is_original: bool) -> (Vec<Arc<Model>>, Arc<Gate>) {
         tokenizer: tokenizer.clone(),
         labels: labels.clone(),
         problem_type: ProblemType::SingleLabel,
+        value: None,
         temperature: 1.0,
         thresholds: Vec::new(),
         max_tokens: MAX_TOKENS,

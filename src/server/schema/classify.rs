@@ -1,5 +1,6 @@
 //! `POST /v1/classify`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::value::MapAccessDeserializer;
@@ -186,6 +187,10 @@ pub(in crate::server) struct ClassifyItem {
     pub scores: Vec<ScoreItem>,
     /// Classes of the model.
     pub num_classes: usize,
+    /// Numbers that the model gives beside the classes, by name; absent when it gives none.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(example = json!({"valence": 2.3}))]
+    pub values: BTreeMap<String, f32>,
     /// Tokens read.
     pub tokens: usize,
     /// Whether the text was cut to fit the model.
@@ -216,6 +221,7 @@ impl From<(usize, Classification)> for ClassifyItem {
             label: best.label.clone(),
             score: best.score,
             num_classes: answer.num_classes,
+            values: answer.value.into_iter().map(|v| (v.name, v.value)).collect(),
             tokens: answer.tokens,
             truncated: answer.truncated,
             scores: answer.scores.into_iter().map(Into::into).collect(),
