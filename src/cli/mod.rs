@@ -58,7 +58,7 @@ enum Command {
     Eval(eval::EvalArgs),
     Calibrate(calibrate::CalibrateArgs),
     Bench(bench::BenchArgs),
-    Train(train::TrainArgs),
+    Train(Box<train::TrainArgs>),
     Inspect(inspect::InspectArgs),
     Healthcheck(healthcheck::HealthcheckArgs),
 }
@@ -75,7 +75,7 @@ pub fn run() -> anyhow::Result<()> {
         Command::Eval(args) => eval::run(args, &common),
         Command::Calibrate(args) => calibrate::run(args, &common),
         Command::Bench(args) => bench::run(args, &common),
-        Command::Train(args) => train::run(args, &common),
+        Command::Train(args) => train::run(&args, &common),
         Command::Inspect(args) => inspect::run(args, &common),
         Command::Healthcheck(args) => healthcheck::run(args, &common),
     }

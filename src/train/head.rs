@@ -245,7 +245,7 @@ fn accuracy(logits: &Tensor, classes: &[u32]) -> candle_core::Result<f32> {
 
 /// The temperature in 0.25..=4 with the smallest mean negative log likelihood, by golden-section search: it has one
 /// minimum in 1/T (the loss is convex there).
-fn fit_temperature(logits: &[Vec<f32>], classes: &[u32]) -> f32 {
+pub(super) fn fit_temperature(logits: &[Vec<f32>], classes: &[u32]) -> f32 {
     let loss = |inverse: f64| -> f64 {
         let one = |(row, class): (&Vec<f32>, &u32)| {
             let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);

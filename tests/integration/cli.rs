@@ -128,7 +128,8 @@ fn a_head_is_trained_evaluated_and_its_scores_are_shown() {
         .collect();
     std::fs::write(folder("data.jsonl"), rows.join("\n")).unwrap();
     let (encoder, head, data) = (folder("encoder"), folder("head"), folder("data.jsonl"));
-    let train = ["train", &head, "--encoder", &encoder, "--train", &data, "--dev", &data, "--epochs", "3"];
+    let train =
+        ["train", &head, "--freeze-encoder", "--encoder", &encoder, "--train", &data, "--dev", &data, "--epochs", "3"];
     let output = octet(&train);
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("dev accuracy"));
@@ -140,6 +141,70 @@ fn a_head_is_trained_evaluated_and_its_scores_are_shown() {
     let shown = text(&octet(&["inspect", &head]).stdout);
     assert!(shown.contains("data accuracy") && shown.contains("agreement_f32"), "{shown}");
     assert!(std::fs::read_to_string(Path::new(&head).join("README.md")).unwrap().contains("## Scores"));
+}
+
+/// From labelled texts to an int8 folder that serves, stopped by nothing and repeated by its own recipe.
+#[test]
+fn a_whole_encoder_is_trained_and_its_recipe_makes_the_same_model() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = |name: &str| scratch.path().join(name).to_str().unwrap().to_string();
+    let rows: String = (0..64)
+        .map(|i| {
+            let (word, label, rating) = [("good", "positive", 3), ("bad", "negative", -2)][i % 2];
+            format!("the {word} film in {},{label},{rating}\n", ["rain", "sun", "time"][i % 3])
+        })
+        .collect();
+    std::fs::write(folder("data.csv"), format!("text,label,rating\n{rows}")).unwrap();
+    let (model, run, data) = (folder("model"), folder("run"), folder("data.csv"));
+    let options = ["--train", &data, "--dev", &data, "--value", "valence", "--batch-size", "8"];
+    let rates = ["--epochs", "15", "--patience", "15", "--learning-rate", "1e-3", "--head-learning-rate", "5e-3"];
+    let train =
+        [&["train", &model, "--encoder", "tests/goldens/bert", "--run-dir", &run], &options[..], &rates].concat();
+    let output = octet(&train);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("dev correlation"), "{}", text(&output.stdout));
+    for name in ["recipe.toml", "curves.html", "checkpoint/state.safetensors", "model/model.safetensors"] {
+        assert!(Path::new(&run).join(name).exists(), "{name} is missing in the run's folder");
+    }
+    assert_eq!(octet(&train).status.code(), Some(1), "an existing folder is not replaced without --force");
+
+    let float = Path::new(&run).join("model").to_str().unwrap().to_string();
+    let output = octet(&["eval", &model, "--data", &data, "--float", &float, "--write"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let shown = text(&octet(&["inspect", &model]).stdout);
+    assert!(shown.contains("negative, positive") && shown.contains("valence"), "{shown}");
+    assert!(shown.contains("accuracy"), "{shown}");
+    let server = Server::start(&["--model", &model]);
+    let mut connection = Connection::open(server.address).unwrap();
+    let answer = connection.request(
+        "POST",
+        "/v1/classify",
+        &[],
+        json!({"input": "the good film in rain"}).to_string().as_bytes(),
+    );
+    let item = answer.json()["data"][0].clone();
+    assert_eq!(item["label"], "positive", "{item}");
+    assert!((item["values"]["valence"].as_f64().unwrap() - 3.0).abs() < 1.0, "{item}");
+
+    let recipe = Path::new(&run).join("recipe.toml").to_str().unwrap().to_string();
+    let (again, other_run) = (folder("again"), folder("other-run"));
+    let output = octet(&["train", &again, "--recipe", &recipe, "--run-dir", &other_run]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let weights = |folder: &str| std::fs::read(Path::new(folder).join("model.safetensors")).unwrap();
+    assert_eq!(weights(&again), weights(&model));
+}
+
+#[test]
+fn training_an_int8_encoder_is_refused_with_what_to_do() {
+    let scratch = tempfile::tempdir().unwrap();
+    let data = scratch.path().join("data.csv");
+    std::fs::write(&data, "text,label\na,x\nb,y\n").unwrap();
+    let (data, model) = (data.to_str().unwrap(), scratch.path().join("model"));
+    let encoder = ["--encoder", "models/all-MiniLM-L6-v2"];
+    let train = [&["train", model.to_str().unwrap()], &encoder[..], &["--train", data, "--dev", data]].concat();
+    let output = octet(&train);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("holds int8 weights"), "{}", text(&output.stderr));
 }
 
 fn copy(from: &Path, to: &Path) {

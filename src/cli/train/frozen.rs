@@ -1,101 +1,61 @@
-//! `octet train --encoder DIR --train FILE --dev FILE DST`
+//! A head on a frozen encoder.
+//!
+//! The encoder runs once over the texts as it would serve them (int8); the head learns from its pooled vectors, which
+//! takes a minute. The destination holds the head only and must lie beside the encoder's folder.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
-use clap::Args;
 use serde_json::json;
 
 use crate::architectures::Pooling;
-use crate::checkpoint::{Existing, ModelDir, ModelFiles, QuantManifest, Recipe, Source, Tensor, card, write_model};
+use crate::checkpoint::{ModelDir, ModelFiles, QuantManifest, Recipe as Scheme, Source, Tensor, card, write_model};
 use crate::data::{Example, read_examples};
 use crate::eval::embedding::embed;
 use crate::pipelines::{Embedder, Loader, Precision};
 use crate::train::head::{HeadSettings, TrainedHead, Vectors, train_head};
 
-use super::table::Table;
-use super::{Common, ensure_apart, kernels, progress};
+use super::super::table::Table;
+use super::super::{Common, ensure_apart, kernels, progress};
+use super::recipe::Recipe;
+use super::{TrainArgs, label_maps};
 
-/// Train a classification head on a frozen encoder.
-///
-/// The encoder runs once over the texts as it would serve them (int8); the head learns from its pooled vectors, which
-/// takes a minute. The destination holds the head only and must lie beside the encoder's folder:
-///
-///   octet train --encoder models/all-MiniLM-L6-v2 --train train.jsonl --dev dev.jsonl models/sentiment
-#[derive(Args)]
-#[command(verbatim_doc_comment)]
-pub(super) struct TrainArgs {
-    /// Folder to write, beside the encoder's
-    destination: PathBuf,
-    /// Folder of the encoder
-    #[arg(long, value_name = "DIR")]
-    encoder: PathBuf,
-    /// Labelled texts to learn from: .jsonl, .csv or .tsv with "text" and "label"
-    #[arg(long, value_name = "FILE")]
-    train: PathBuf,
-    /// Labelled texts that choose the epoch and the temperature
-    #[arg(long, value_name = "FILE")]
-    dev: PathBuf,
-    /// Classes in the order of the outputs; in order of name when left out
-    #[arg(long, value_delimiter = ',', value_name = "A,B,...")]
-    labels: Vec<String>,
-    /// Passes over the training texts
-    #[arg(long, default_value_t = HeadSettings::default().epochs)]
-    epochs: usize,
-    /// Step size of the first step
-    #[arg(long, default_value_t = HeadSettings::default().learning_rate)]
-    learning_rate: f64,
-    /// Share of values that a training step drops
-    #[arg(long, default_value_t = HeadSettings::default().dropout)]
-    dropout: f32,
-    /// Texts per step
-    #[arg(long, default_value_t = HeadSettings::default().batch_size)]
-    batch_size: usize,
-    /// Seed of everything random
-    #[arg(long, default_value_t = HeadSettings::default().seed)]
-    seed: u64,
-    /// Where the texts came from, for the model card
-    #[arg(long, value_name = "TEXT")]
-    source_id: Option<String>,
-    /// SPDX name of the result's licence, for the model card
-    #[arg(long, value_name = "SPDX")]
-    license: Option<String>,
-    /// Replace DESTINATION if it is a model folder
-    #[arg(long)]
-    force: bool,
-}
-
-pub(super) fn run(args: TrainArgs, common: &Common) -> anyhow::Result<()> {
+pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow::Result<()> {
     let settings = common.settings(Vec::new())?;
-    ensure!(args.epochs > 0 && args.batch_size > 0, "--epochs and --batch-size must be at least 1");
-    ensure!((0.0..1.0).contains(&args.dropout), "--dropout is {}, must be at least 0 and below 1", args.dropout);
-    let rate = args.learning_rate;
+    ensure!(!args.resume, "a head alone trains in a minute and keeps no checkpoints; leave --resume out");
+    let (options, defaults) = (&recipe.options, HeadSettings::default());
+    let head_settings = HeadSettings {
+        epochs: options.epochs.unwrap_or(defaults.epochs),
+        batch_size: options.batch_size.unwrap_or(defaults.batch_size),
+        learning_rate: options.learning_rate.unwrap_or(defaults.learning_rate),
+        dropout: options.dropout.unwrap_or(defaults.dropout),
+        seed: options.seed.unwrap_or(defaults.seed),
+        ..defaults
+    };
+    let (rate, dropout) = (head_settings.learning_rate, head_settings.dropout);
+    let whole = head_settings.epochs > 0 && head_settings.batch_size > 0;
+    ensure!(whole, "--epochs and --batch-size must be at least 1");
+    ensure!((0.0..1.0).contains(&dropout), "--dropout is {dropout}, must be at least 0 and below 1");
     ensure!(rate.is_finite() && rate > 0.0, "--learning-rate is {rate}, must be a number above 0");
-    ensure_apart(&args.encoder, &args.destination)?;
-    let encoder_dir = ModelDir::open(&args.encoder)?;
-    let encoder_name = sibling_name(&args.encoder, &args.destination)?;
-    let (train, dev) = (read_examples(&args.train)?, read_examples(&args.dev)?);
-    let labels = labels(&args.labels, &train)?;
-    let (train_classes, dev_classes) = (classes(&train, &labels, &args.train)?, classes(&dev, &labels, &args.dev)?);
+    let encoder_path = recipe.path(&options.encoder, "encoder")?;
+    let (train_path, dev_path) = (recipe.path(&options.train, "train")?, recipe.path(&options.dev, "dev")?);
+    ensure_apart(encoder_path, &args.destination)?;
+    let encoder_dir = ModelDir::open(encoder_path)?;
+    let encoder_name = sibling_name(encoder_path, &args.destination)?;
+    let (train, dev) = (read_examples(train_path)?, read_examples(dev_path)?);
+    let labels = labels(options.labels.as_deref().unwrap_or_default(), &train)?;
+    let (train_classes, dev_classes) = (classes(&train, &labels, train_path)?, classes(&dev, &labels, dev_path)?);
 
-    let encoder = Loader::new(kernels(&settings)?, Precision::Int8).load(&encoder_name, &args.encoder)?;
+    let encoder = Loader::new(kernels(&settings)?, Precision::Int8).load(&encoder_name, encoder_path)?;
     let Some(embedder) = encoder.embedder else {
-        bail!("{}: has a classification head already; give a folder without one", args.encoder.display());
+        bail!("{}: has a classification head already; give a folder without one", encoder_path.display());
     };
     let (train, dev) = (vectors(&embedder, &train, train_classes)?, vectors(&embedder, &dev, dev_classes)?);
 
-    let head_settings = HeadSettings {
-        epochs: args.epochs,
-        batch_size: args.batch_size,
-        learning_rate: args.learning_rate,
-        dropout: args.dropout,
-        seed: args.seed,
-        ..HeadSettings::default()
-    };
     let width = encoder_dir.config().hidden_size;
     let mut table = Table::new(["epoch", "train loss", "dev loss", "dev accuracy"]);
-    let bar = progress::bar(args.epochs, "train");
+    let bar = progress::bar(head_settings.epochs, "train");
     let head = train_head(&train, &dev, width, labels.len(), &head_settings, |e| {
         let loss = |x: f32| format!("{x:.4}");
         table.row([e.number.to_string(), loss(e.train_loss), loss(e.dev_loss), format!("{:.4}", e.dev_accuracy)]);
@@ -108,7 +68,7 @@ pub(super) fn run(args: TrainArgs, common: &Common) -> anyhow::Result<()> {
     let weights = [&head.dense_weight, &head.dense_bias, &head.out_weight, &head.out_bias];
     ensure!(weights.into_iter().flatten().all(|w| w.is_finite()), "training diverged; lower --learning-rate");
 
-    write(&args, &encoder_dir, &encoder_name, embedder.model.head.pooling, &labels, &head)?;
+    write(args, recipe, &encoder_dir, &encoder_name, embedder.model.head.pooling, &labels, &head)?;
     card::write(&args.destination).context("cannot write the model card")?;
     let (folder, epoch) = (args.destination.display(), head.epoch);
     println!("{folder}: weights of epoch {epoch}, temperature {:.3}", head.temperature);
@@ -175,22 +135,19 @@ fn vectors(embedder: &Embedder, examples: &[Example], classes: Vec<u32>) -> anyh
 
 fn write(
     args: &TrainArgs,
+    recipe: &Recipe,
     encoder: &ModelDir,
     encoder_name: &str,
     pooling: Pooling,
     labels: &[String],
     head: &TrainedHead,
 ) -> anyhow::Result<()> {
-    let by_index: serde_json::Map<_, _> = labels.iter().enumerate().map(|(i, l)| (i.to_string(), json!(l))).collect();
-    let by_label: serde_json::Map<_, _> = labels.iter().enumerate().map(|(i, l)| (l.clone(), json!(i))).collect();
-    let config = json!({
-        "model_type": encoder.config().model_type,
-        "problem_type": "single_label_classification",
-        "id2label": by_index,
-        "label2id": by_label,
-        "octet": { "encoder": encoder_name, "encoder_sha256": encoder.digest(), "head": { "pooling": pooling } },
-    });
-    let serde_json::Value::Object(config) = config else { unreachable!("built as an object above") };
+    let mut config = serde_json::Map::new();
+    config.insert("model_type".into(), encoder.config().model_type.clone().into());
+    config.insert("problem_type".into(), "single_label_classification".into());
+    config.extend(label_maps(labels));
+    let octet = json!({ "encoder": encoder_name, "encoder_sha256": encoder.digest(), "head": { "pooling": pooling } });
+    config.insert("octet".into(), octet);
     let width = encoder.config().hidden_size;
     let tensor = |shape: &[usize], data: &[f32]| Tensor::F32 { shape: shape.to_vec(), data: data.to_vec() };
     let tensors = BTreeMap::from([
@@ -199,23 +156,24 @@ fn write(
         ("head.out.weight".to_string(), tensor(&[labels.len(), width], &head.out_weight)),
         ("head.out.bias".to_string(), tensor(&[labels.len()], &head.out_bias)),
     ]);
+    let options = &recipe.options;
+    let train = recipe.path(&options.train, "train")?;
     let manifest = QuantManifest {
-        recipe: Recipe {
+        recipe: Scheme {
             scheme: crate::runtime::SCHEME.into(),
             weights: format!("head f32, trained on the frozen int8 encoder ({} epochs)", head.epoch),
-            ..Recipe::default()
+            ..Scheme::default()
         },
         source: Source {
-            id: args.source_id.clone().unwrap_or_else(|| args.train.display().to_string()),
+            id: options.source_id.clone().unwrap_or(train.display().to_string()),
             sha256: String::new(),
-            license: args.license.clone(),
+            license: options.license.clone(),
         },
         f32_bytes: 4 * (width * width + width + labels.len() * (width + 1)) as u64,
         temperature: Some(head.temperature),
         ..QuantManifest::new()
     };
     let files = ModelFiles { config, tensors, manifest: Some(&manifest), ..ModelFiles::default() };
-    let existing = if args.force { Existing::Replace } else { Existing::Refuse };
-    write_model(&args.destination, &files, existing)?;
+    write_model(&args.destination, &files, args.existing())?;
     Ok(())
 }

@@ -1,0 +1,240 @@
+//! What a run is made of, from flags and from a file.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use toml::Table;
+
+use crate::architectures::Pooling;
+use crate::train::FineTuneSettings;
+
+/// The flags of a run, which are also the keys of a recipe.
+#[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::cli) struct Options {
+    /// Folder of the encoder
+    #[arg(long, value_name = "DIR")]
+    pub encoder: Option<PathBuf>,
+    /// Texts to learn from: .jsonl, .csv or .tsv with "text" and "label", "labels" or "rating"
+    #[arg(long, value_name = "FILE")]
+    pub train: Option<PathBuf>,
+    /// Texts that choose the epoch and the temperature
+    #[arg(long, value_name = "FILE")]
+    pub dev: Option<PathBuf>,
+    /// Classes in the order of the outputs; in order of name when left out
+    #[arg(long, value_delimiter = ',', value_name = "A,B,...")]
+    pub labels: Option<Vec<String>>,
+    /// Learn the "rating" too, and give it under this name beside the classes
+    #[arg(long, value_name = "NAME", conflicts_with = "regression")]
+    pub value: Option<String>,
+    /// Learn only the "rating", and give it under this name
+    #[arg(long, value_name = "NAME")]
+    pub regression: Option<String>,
+    /// Train only a head
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub freeze_encoder: Option<bool>,
+    /// Train for int8: forward passes see the rounding that serving does
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub quantization_aware: Option<bool>,
+    /// Layers of the encoder that are kept, from 0; all when left out
+    #[arg(long, value_delimiter = ',', value_name = "0,2,...")]
+    pub layers: Option<Vec<usize>>,
+    /// Float model folder of the same task to learn from too: the model/ of an earlier run
+    #[arg(long, value_name = "DIR")]
+    pub teacher: Option<PathBuf>,
+    /// How much the teacher counts beside the labels, 0 to 1 [default: 0.5]
+    #[arg(long, value_name = "SHARE")]
+    pub teacher_weight: Option<f32>,
+    /// How much the teacher's hidden states count beside its outputs [default: 1]
+    #[arg(long, value_name = "WEIGHT")]
+    pub hidden_weight: Option<f32>,
+    /// How token vectors become one: cls or mean; the encoder's own when left out
+    #[arg(long, value_parser = pooling, value_name = "POOLING")]
+    pub pooling: Option<Pooling>,
+    /// Passes over the training texts [default: 3, a head alone: 12]
+    #[arg(long, value_name = "N")]
+    pub epochs: Option<usize>,
+    /// Texts per step [default: 32, a head alone: 64]
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<usize>,
+    /// Largest step size of the encoder, or of a head alone [default: 5e-5, a head alone: 1e-3]
+    #[arg(long, value_name = "RATE")]
+    pub learning_rate: Option<f64>,
+    /// Largest step size of the head on an encoder that is trained [default: 5e-4]
+    #[arg(long, value_name = "RATE")]
+    pub head_learning_rate: Option<f64>,
+    /// Share of the steps in which the step size rises [default: 0.1]
+    #[arg(long, value_name = "SHARE")]
+    pub warmup: Option<f64>,
+    /// Decay of matrices per step, as a share of the step size [default: 0.01]
+    #[arg(long, value_name = "SHARE")]
+    pub weight_decay: Option<f64>,
+    /// Largest length of a step's gradient [default: 1]
+    #[arg(long, value_name = "NORM")]
+    pub clip: Option<f64>,
+    /// Share of values that a training step drops [default: 0.1, a head alone: 0.3]
+    #[arg(long, value_name = "SHARE")]
+    pub dropout: Option<f32>,
+    /// Share of the target that all classes get [default: 0]
+    #[arg(long, value_name = "SHARE")]
+    pub label_smoothing: Option<f32>,
+    /// How much the number counts beside the classes [default: 1]
+    #[arg(long, value_name = "WEIGHT")]
+    pub value_weight: Option<f32>,
+    /// Epochs without a better dev score that end the run [default: 2]
+    #[arg(long, value_name = "N")]
+    pub patience: Option<usize>,
+    /// Texts are cut to this many tokens while training [default: 128]
+    #[arg(long, value_name = "N")]
+    pub max_tokens: Option<usize>,
+    /// Seed of everything random [default: 1]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Where the texts came from, for the model card
+    #[arg(long, value_name = "TEXT")]
+    pub source_id: Option<String>,
+    /// SPDX name of the result's licence, for the model card
+    #[arg(long, value_name = "SPDX")]
+    pub license: Option<String>,
+}
+
+/// Keys that mean something only when the encoder is trained.
+const WHOLE_ONLY: [&str; 16] = [
+    "quantization_aware",
+    "layers",
+    "teacher",
+    "teacher_weight",
+    "hidden_weight",
+    "value",
+    "regression",
+    "pooling",
+    "head_learning_rate",
+    "warmup",
+    "weight_decay",
+    "clip",
+    "label_smoothing",
+    "value_weight",
+    "patience",
+    "max_tokens",
+];
+
+fn pooling(text: &str) -> Result<Pooling, String> {
+    match text {
+        "cls" => Ok(Pooling::Cls),
+        "mean" => Ok(Pooling::Mean),
+        other => Err(format!("found {other}, expected cls or mean")),
+    }
+}
+
+/// A run's options, and the numbers of fine-tuning with their defaults.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Recipe {
+    pub options: Options,
+    pub settings: FineTuneSettings,
+}
+
+impl Recipe {
+    /// Flags over the keys of a file over defaults.
+    ///
+    /// # Errors
+    /// When the file cannot be read, has a key that no flag has, or a value of another kind.
+    pub fn resolve(flags: &Options, file: Option<&Path>) -> anyhow::Result<Self> {
+        let mut table = Table::new();
+        if let Some(path) = file {
+            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            table = toml::from_str::<Options>(&text)
+                .map(|options| Table::try_from(options).expect("options are a table"))
+                .with_context(|| format!("{}: not a recipe; its keys are the flags of octet train", path.display()))?;
+        }
+        table.extend(Table::try_from(flags).expect("options are a table"));
+        let options: Options = table.clone().try_into().context("the flags and the recipe do not fit together")?;
+        if options.freeze_encoder == Some(true)
+            && let Some(key) = WHOLE_ONLY.into_iter().find(|key| table.contains_key(*key))
+        {
+            anyhow::bail!("--{} means nothing with --freeze-encoder; leave one out", key.replace('_', "-"));
+        }
+        ensure!(
+            options.value.is_none() || options.regression.is_none(),
+            "value and regression exclude each other: the former gives a number beside classes, the latter alone"
+        );
+        let mut settings = Table::try_from(FineTuneSettings::default()).expect("settings are a table");
+        for (key, value) in &mut settings {
+            if let Some(given) = table.get(key) {
+                *value = given.clone();
+            }
+        }
+        let settings: FineTuneSettings = settings.try_into().context("the flags and the recipe do not fit together")?;
+        if options.freeze_encoder != Some(true) {
+            settings.check().map_err(anyhow::Error::msg)?;
+        }
+        Ok(Recipe { options, settings })
+    }
+
+    /// The file that gives this recipe again.
+    pub fn to_toml(&self) -> String {
+        let mut table = Table::try_from(&self.options).expect("options are a table");
+        table.extend(Table::try_from(&self.settings).expect("settings are a table"));
+        toml::to_string(&table).expect("a table can be written")
+    }
+
+    /// A path that must be given.
+    pub fn path<'a>(&self, path: &'a Option<PathBuf>, flag: &str) -> anyhow::Result<&'a Path> {
+        path.as_deref().with_context(|| format!("--{flag} is missing; give it as a flag or in the recipe"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        file
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let file = file("encoder = \"a\"\nepochs = 7\nseed = 4\nlabels = [\"x\", \"y\"]\n");
+        let flags = Options { epochs: Some(9), ..Options::default() };
+        let found = Recipe::resolve(&flags, Some(file.path())).unwrap();
+        assert_eq!((found.settings.epochs, found.settings.seed, found.settings.batch_size), (9, 4, 32));
+        assert_eq!(found.options.encoder.as_deref(), Some(Path::new("a")));
+        assert_eq!(found.options.labels, Some(vec!["x".to_string(), "y".into()]));
+    }
+
+    #[test]
+    fn a_recipe_that_was_written_gives_the_same_run() {
+        let flags = Options {
+            encoder: Some("models/a".into()),
+            value: Some("valence".into()),
+            pooling: Some(Pooling::Mean),
+            learning_rate: Some(3.3e-5),
+            dropout: Some(0.15),
+            ..Options::default()
+        };
+        let first = Recipe::resolve(&flags, None).unwrap();
+        let file = file(&first.to_toml());
+        let again = Recipe::resolve(&Options::default(), Some(file.path())).unwrap();
+        assert_eq!(again.settings, first.settings);
+        assert_eq!(again.to_toml(), first.to_toml());
+    }
+
+    #[test]
+    fn unknown_keys_and_flags_without_meaning_are_refused() {
+        let error = format!("{:#}", Recipe::resolve(&Options::default(), Some(file("epoch = 3").path())).unwrap_err());
+        assert!(error.contains("not a recipe") && error.contains("epoch"), "{error}");
+        let flags = Options { freeze_encoder: Some(true), warmup: Some(0.1), ..Options::default() };
+        let error = Recipe::resolve(&flags, None).unwrap_err().to_string();
+        assert!(error.contains("--warmup means nothing with --freeze-encoder"), "{error}");
+    }
+
+    #[test]
+    fn every_setting_of_fine_tuning_has_a_flag() {
+        let settings = Table::try_from(FineTuneSettings::default()).unwrap();
+        let text = toml::to_string(&settings).unwrap();
+        toml::from_str::<Options>(&text).unwrap();
+    }
+}

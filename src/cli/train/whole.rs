@@ -1,0 +1,204 @@
+//! Fine-tuning of a whole encoder.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use serde_json::{Map, Value, json};
+
+use crate::architectures::{Pooling, ProblemType, trained_head};
+use crate::checkpoint::{Existing, ModelDir, ModelFiles, card, update_manifest, write_model};
+use crate::data::read_examples;
+use crate::nn::FakeQuantization;
+use crate::quantize::{QuantizeOptions, quantize};
+use crate::text::Tokenizer;
+use crate::train::{Dataset, Event, FineTuned, Lesson, Network, NetworkOptions, Task, Teacher, ValueScale, fine_tune};
+
+use super::super::table::{Table, megabytes};
+use super::super::{Common, ensure_apart, progress, threads};
+use super::recipe::Recipe;
+use super::{TrainArgs, curves, label_maps};
+
+pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow::Result<()> {
+    let engine = common.settings(Vec::new())?;
+    let (options, settings) = (&recipe.options, &recipe.settings);
+    let encoder = recipe.path(&options.encoder, "encoder")?;
+    let (train_path, dev_path) = (recipe.path(&options.train, "train")?, recipe.path(&options.dev, "dev")?);
+    ensure_apart(encoder, &args.destination)?;
+    let dir = ModelDir::open(encoder)?;
+    let (train, dev) = (read_examples(train_path)?, read_examples(dev_path)?);
+    let task = match &options.regression {
+        Some(name) => Task::regression(name.clone()),
+        None => Task::classify(&train, options.labels.as_deref().unwrap_or_default(), options.value.clone())?,
+    };
+    let own = dir.pooling().map(|p| p.pooling).filter(|p| *p != Pooling::Max);
+    let pooling = options.pooling.or(own).unwrap_or(Pooling::Cls);
+    let scale = ValueScale::of(&train);
+    let quantization = options.quantization_aware.unwrap_or(false).then_some(FakeQuantization::INT8);
+    let network_options =
+        NetworkOptions { pooling, scale, layers: options.layers.clone(), quantization, seed: settings.seed };
+    let network = Network::load(&dir, &task, &network_options)?;
+    let teacher = match &options.teacher {
+        Some(folder) => Some(load_teacher(folder, &dir, &task, scale)?),
+        None => None,
+    };
+    let tokenizer = Tokenizer::from_file(&dir.tokenizer_path())?;
+    let longest = settings.max_tokens.min(network.max_tokens());
+    let train = Dataset::new(&train, &task, &tokenizer, longest, train_path)?;
+    let dev = Dataset::new(&dev, &task, &tokenizer, longest, dev_path)?;
+
+    let run_dir = args.run_dir();
+    let checkpoints = run_dir.join("checkpoint");
+    let has_checkpoint = checkpoints.join("state.safetensors").exists();
+    if args.force && has_checkpoint {
+        std::fs::remove_dir_all(&checkpoints).with_context(|| format!("cannot remove {}", checkpoints.display()))?;
+    }
+    ensure!(
+        args.force || args.resume || !has_checkpoint,
+        "{} holds a run that was begun; --resume goes on with it, --force begins anew",
+        run_dir.display()
+    );
+    ensure!(!args.resume || has_checkpoint, "{} holds no checkpoint to resume from", run_dir.display());
+    write(&run_dir, "recipe.toml", &recipe.to_toml())?;
+    println!(
+        "{} texts of {:.1} tokens, {:.1} million values to train, {}",
+        train.len(),
+        train.tokens() as f64 / train.len() as f64,
+        network.parameters() as f64 / 1e6,
+        match (task.classes(), &task.value) {
+            (0, _) => format!("one number ({})", task.labels[0]),
+            (classes, None) => format!("{classes} classes"),
+            (classes, Some(value)) => format!("{classes} classes and a number ({value})"),
+        }
+    );
+    let name = args.destination.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut table = Table::new(["epoch", "train loss", "dev loss", "dev accuracy", "dev correlation"]);
+    let bar = progress::bar(1, "train");
+    let (mut mean, mut failed, mut training, mut since) = (None, None, Duration::ZERO, Instant::now());
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads(&engine)).thread_name(|i| format!("train-{i}"));
+    let found = pool.build().context("cannot start threads")?.install(|| {
+        let lesson = Lesson { task: &task, train: &train, dev: &dev, scale, teacher: teacher.as_ref() };
+        fine_tune(&network, lesson, settings, Some(&checkpoints), |event| match event {
+            Event::Step { record, steps } => {
+                training += since.elapsed();
+                since = Instant::now();
+                let smooth = mean.map_or(record.loss, |mean| 0.98 * mean + 0.02 * record.loss);
+                mean = Some(smooth);
+                bar.set_length(steps as u64);
+                bar.set_position(record.step as u64);
+                bar.set_message(format!("loss {smooth:.4}"));
+            }
+            Event::Epoch { record, best, history } => {
+                let number = |x: Option<f64>| x.map_or("-".to_string(), |x| format!("{x:.4}"));
+                let dev = record.dev;
+                bar.suspend(|| {
+                    let scores = [Some(f64::from(dev.loss)), dev.accuracy, dev.pearson].map(number);
+                    let (epoch, loss) = (record.epoch, record.train_loss);
+                    let mark = if best { "" } else { ", no better" };
+                    let [dev_loss, accuracy, pearson] = &scores;
+                    eprintln!(
+                        "epoch {epoch}: loss {loss:.4}, dev loss {dev_loss}, accuracy {accuracy}, correlation {pearson}{mark}; \
+                         steps took {:.1} s",
+                        training.as_secs_f64()
+                    );
+                    let cells = [epoch.to_string(), format!("{loss:.4}")];
+                    table.row(cells.into_iter().chain(scores));
+                });
+                let page = curves::page(&name, history, if best { record.epoch } else { 0 });
+                (training, since) = (Duration::ZERO, Instant::now());
+                failed = failed.take().or(write(&run_dir, "curves.html", &page).err());
+            }
+        })
+    })?;
+    bar.finish_and_clear();
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    println!("{table}");
+    write(&run_dir, "curves.html", &curves::page(&name, &found.history, found.epoch))?;
+    let config = model_config(&dir, &task, pooling, network.num_layers());
+    export(args, recipe, encoder, config, &found)
+}
+
+/// A teacher of the same task, with the same tokens.
+fn load_teacher(folder: &Path, student: &ModelDir, task: &Task, scale: ValueScale) -> anyhow::Result<Teacher> {
+    let dir = ModelDir::open(folder)?;
+    let head = trained_head(dir.config()).with_context(|| {
+        format!("{}: a teacher needs a head that octet train made; give the model/ of an earlier run", folder.display())
+    })?;
+    let same = head.labels == task.labels && head.value == task.value && head.problem_type == task.problem_type;
+    ensure!(same, "{}: gives {}, another task than this run's", folder.display(), head.labels.join(", "));
+    ensure!(
+        dir.tokenizer_digest()? == student.tokenizer_digest()?,
+        "{}: has another tokenizer than {}; teacher and student must read the same tokens",
+        folder.display(),
+        student.path().display()
+    );
+    let options = NetworkOptions { pooling: head.pooling, scale, layers: None, quantization: None, seed: 0 };
+    Ok(Teacher::new(Network::load(&dir, task, &options)?))
+}
+
+/// The `config.json` of a trained model.
+fn model_config(encoder: &ModelDir, task: &Task, pooling: Pooling, layers: usize) -> Map<String, Value> {
+    let mut config = encoder.config().raw.clone();
+    for key in ["num_labels", "quantization_config"] {
+        config.shift_remove(key);
+    }
+    config.insert(encoder.config().layers_key().into(), layers.into());
+    let problem_type = match task.problem_type {
+        ProblemType::SingleLabel => "single_label_classification",
+        ProblemType::MultiLabel => "multi_label_classification",
+        ProblemType::Regression => "regression",
+    };
+    config.insert("problem_type".into(), problem_type.into());
+    config.extend(label_maps(&task.labels));
+    let mut head = json!({"pooling": pooling});
+    if let Some(value) = &task.value {
+        head["value"] = json!(value);
+    }
+    config.insert("octet".into(), json!({"head": head}));
+    config
+}
+
+/// Writes the float folder in the run's folder, and the int8 folder that serves.
+fn export(
+    args: &TrainArgs,
+    recipe: &Recipe,
+    encoder: &Path,
+    config: Map<String, Value>,
+    found: &FineTuned,
+) -> anyhow::Result<()> {
+    let run_dir = args.run_dir();
+    let float = run_dir.join("model");
+    let files =
+        ModelFiles { config, tensors: found.tensors.clone(), copy_from: Some(encoder), ..ModelFiles::default() };
+    write_model(&float, &files, Existing::Replace)?;
+    let options = &recipe.options;
+    let source = recipe.path(&options.train, "train")?.display().to_string();
+    let quantization = QuantizeOptions {
+        source_id: options.source_id.clone().unwrap_or(source),
+        license: options.license.clone(),
+        existing: if args.resume { Existing::Replace } else { args.existing() },
+    };
+    let report = quantize(&ModelDir::open(&float)?, &args.destination, &quantization, |_, _| {})?;
+    update_manifest(&args.destination, |manifest| manifest.temperature = found.temperature)?;
+    card::write(&args.destination).context("cannot write the model card")?;
+    if !found.dev.score().is_finite() {
+        bail!("the scores on dev are no numbers; lower the learning rates");
+    }
+    let (folder, float, epoch) = (args.destination.display(), float.display(), found.epoch);
+    let (before, after) = (megabytes(report.f32_bytes), megabytes(report.int8_bytes));
+    println!("{folder}: weights of epoch {epoch} in int8, {after}; in f32, {before}: {float}");
+    println!("curves, checkpoint and recipe: {}", run_dir.display());
+    println!("next: octet eval {folder} --data test.jsonl --float {float} --write, octet serve --model {folder}");
+    Ok(())
+}
+
+fn write(folder: &Path, name: &str, content: &str) -> anyhow::Result<()> {
+    let path = folder.join(name);
+    let write = || {
+        std::fs::create_dir_all(folder)?;
+        std::fs::write(&path, content)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}

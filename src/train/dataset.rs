@@ -1,0 +1,177 @@
+//! What the outputs mean, and examples as tokens and targets.
+
+use std::path::Path;
+
+use crate::architectures::{ProblemType, RaggedBatch};
+use crate::data::Example;
+use crate::text::{Encoding, Tokenizer};
+
+use super::TrainError;
+
+/// What a model is trained to say.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Task {
+    /// What the outputs mean.
+    pub problem_type: ProblemType,
+    /// Classes by output index; for regression, the name of the number.
+    pub labels: Vec<String>,
+    /// Name of a number (the examples' `rating`) that is learned beside the classes, as one more output.
+    pub value: Option<String>,
+}
+
+impl Task {
+    /// Classes from examples: several per text when any example has `labels`, else one. `labels` gives their order; by
+    /// name when it is empty.
+    ///
+    /// # Errors
+    /// [`TrainError::Data`] when there are fewer than two classes (one, for several per text).
+    pub fn classify(examples: &[Example], labels: &[String], value: Option<String>) -> Result<Self, TrainError> {
+        let several = examples.iter().any(|e| e.labels.is_some());
+        let mut found = labels.to_vec();
+        if found.is_empty() {
+            found = examples.iter().flat_map(names).collect();
+            found.sort();
+            found.dedup();
+        }
+        let least = if several { 1 } else { 2 };
+        if found.len() < least {
+            let listed = found.join(", ");
+            let reason = format!("found {} classes ({listed}), a classifier needs at least {least}", found.len());
+            return Err(TrainError::Data(reason));
+        }
+        let problem_type = if several { ProblemType::MultiLabel } else { ProblemType::SingleLabel };
+        Ok(Task { problem_type, labels: found, value })
+    }
+
+    /// One number, the examples' `rating`, under this name.
+    pub fn regression(name: String) -> Self {
+        Task { problem_type: ProblemType::Regression, labels: vec![name], value: None }
+    }
+
+    /// Number of outputs.
+    pub fn outputs(&self) -> usize {
+        self.labels.len() + usize::from(self.value.is_some())
+    }
+
+    /// Whether a number is learned.
+    pub fn has_value(&self) -> bool {
+        self.value.is_some() || self.problem_type == ProblemType::Regression
+    }
+
+    /// Number of outputs that are classes.
+    pub fn classes(&self) -> usize {
+        if self.problem_type == ProblemType::Regression { 0 } else { self.labels.len() }
+    }
+}
+
+/// The classes of an example.
+fn names(example: &Example) -> Vec<String> {
+    example.labels.iter().flatten().cloned().chain(example.label.as_ref().map(|l| l.to_string())).collect()
+}
+
+/// Mean and standard deviation of the numbers to learn: the model learns them standardized.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct ValueScale {
+    /// Subtracted first.
+    pub mean: f64,
+    /// Divided by.
+    pub deviation: f64,
+}
+
+impl ValueScale {
+    /// Of the ratings of these examples; a constant keeps its size.
+    pub fn of(examples: &[Example]) -> Self {
+        let ratings: Vec<f64> = examples.iter().filter_map(|e| e.rating).collect();
+        let mean = ratings.iter().sum::<f64>() / ratings.len().max(1) as f64;
+        let variance = ratings.iter().map(|r| (r - mean).powi(2)).sum::<f64>() / ratings.len().max(1) as f64;
+        ValueScale { mean, deviation: if variance > 1e-12 { variance.sqrt() } else { 1.0 } }
+    }
+}
+
+/// One text and what it should give.
+#[derive(Clone, Debug)]
+pub(super) struct Item {
+    pub tokens: Encoding,
+    /// 1 for each class that it has, `[classes]`.
+    pub classes: Vec<f32>,
+    /// Its number, not standardized, when the task has one.
+    pub value: Option<f64>,
+}
+
+/// Tokenized examples with their targets.
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    pub(super) items: Vec<Item>,
+}
+
+impl Dataset {
+    /// Tokenizes examples, cut to `max_tokens`; `path` is where they were read, for messages.
+    ///
+    /// # Errors
+    /// [`TrainError::Data`] naming an example without a target, or with a class that the task does not have.
+    pub fn new(
+        examples: &[Example],
+        task: &Task,
+        tokenizer: &Tokenizer,
+        max_tokens: usize,
+        path: &Path,
+    ) -> Result<Self, TrainError> {
+        let item = |(index, example): (usize, &Example)| {
+            let bad = |what: String| TrainError::Data(format!("{}: example {} {what}", path.display(), index + 1));
+            let mut classes = vec![0.0; task.classes()];
+            if task.classes() > 0 {
+                let names = names(example);
+                // No class is an answer too, where there may be several.
+                let may_be_none = task.problem_type == ProblemType::MultiLabel && example.labels.is_some();
+                if names.is_empty() && !may_be_none {
+                    return Err(bad("has no label".into()));
+                }
+                for name in names {
+                    let Some(class) = task.labels.iter().position(|l| *l == name) else {
+                        let known = task.labels.join(", ");
+                        return Err(bad(format!("has label \"{name}\", expected one of {known}")));
+                    };
+                    classes[class] = 1.0;
+                }
+            }
+            if task.has_value() && example.rating.is_none() {
+                return Err(bad("has no \"rating\", which is the number to learn".into()));
+            }
+            let tokens = tokenizer.encode(&example.text, example.text_pair.as_deref(), max_tokens)?;
+            if tokens.is_empty() {
+                return Err(bad("has no tokens".into()));
+            }
+            Ok(Item { tokens, classes, value: example.rating.filter(|_| task.has_value()) })
+        };
+        let items = examples.iter().enumerate().map(item).collect::<Result<Vec<_>, _>>()?;
+        if items.is_empty() {
+            return Err(TrainError::Data(format!("{}: no examples", path.display())));
+        }
+        Ok(Dataset { items })
+    }
+
+    /// Number of examples.
+    pub fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// Tokens of all examples.
+    pub fn tokens(&self) -> usize {
+        self.items.iter().map(|i| i.tokens.len()).sum()
+    }
+
+    /// The chosen examples as one batch.
+    pub(super) fn batch(&self, chosen: &[usize]) -> RaggedBatch {
+        let mut batch = RaggedBatch::new();
+        for index in chosen {
+            let tokens = &self.items[*index].tokens;
+            batch.push(&tokens.ids, &tokens.type_ids);
+        }
+        batch
+    }
+}

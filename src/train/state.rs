@@ -1,0 +1,177 @@
+//! A run that can be taken up again: weights, moments, where it was, and what it was like so far.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde::{Deserialize, Serialize};
+
+use super::optimizer::Moments;
+use super::{DevScores, FineTuneSettings, Network, TrainError, ValueScale};
+
+const WEIGHTS: &str = "state.safetensors";
+const POSITION: &str = "state.json";
+
+/// One step of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepRecord {
+    /// From 1.
+    pub step: usize,
+    /// Of its batch.
+    pub loss: f32,
+    /// Of the gradient before clipping.
+    pub norm: f32,
+    /// Of the encoder.
+    pub learning_rate: f32,
+}
+
+/// One epoch of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EpochRecord {
+    /// From 1.
+    pub epoch: usize,
+    /// Mean over the epoch's steps.
+    pub train_loss: f32,
+    /// On dev, after the epoch.
+    pub dev: DevScores,
+}
+
+/// What a run was like.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct History {
+    /// Every step.
+    pub steps: Vec<StepRecord>,
+    /// Every epoch.
+    pub epochs: Vec<EpochRecord>,
+}
+
+/// Everything that a run depends on, after a whole number of steps.
+pub(super) struct State {
+    pub position: Position,
+    /// Values of the variables.
+    pub weights: Vec<Vec<f32>>,
+    pub moments: Vec<Moments>,
+    /// Values at the best epoch so far.
+    pub best: Option<Vec<Vec<f32>>>,
+}
+
+/// The small half of a state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Position {
+    /// Steps taken.
+    pub step: usize,
+    pub optimizer_steps: i32,
+    /// Which epoch `best` is from, from 1.
+    pub best_epoch: usize,
+    /// What the run must be taken up with.
+    pub settings: FineTuneSettings,
+    pub examples: usize,
+    pub scale: ValueScale,
+    pub history: History,
+}
+
+impl State {
+    /// Writes the state into `folder`; what was there is replaced when the new state is complete.
+    pub fn write(&self, folder: &Path, network: &Network) -> Result<(), TrainError> {
+        let bad = |path: &Path, reason: String| TrainError::State { path: path.to_path_buf(), reason };
+        let bytes = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>();
+        let mut tensors = Vec::new();
+        for (index, variable) in network.variables().iter().enumerate() {
+            let moments = &self.moments[index];
+            let mut add = |kind: &str, values: &[f32]| {
+                tensors.push((format!("{kind}:{}", variable.name), variable.var.dims().to_vec(), bytes(values)));
+            };
+            add("weight", &self.weights[index]);
+            add("first", &moments.first);
+            add("second", &moments.second);
+            if let Some(best) = &self.best {
+                add("best", &best[index]);
+            }
+        }
+        let path = folder.join(WEIGHTS);
+        let views = tensors.iter().map(|(name, shape, data)| {
+            let view = TensorView::new(Dtype::F32, shape.clone(), data);
+            view.map(|view| (name.as_str(), view))
+        });
+        let views: Result<Vec<_>, _> = views.collect();
+        let position = serde_json::to_string(&self.position).expect("a position has string keys only");
+        let metadata = [("position".to_string(), position)].into();
+        let content = views.and_then(|views| safetensors::serialize(views, Some(metadata)));
+        let content = content.map_err(|e| bad(&path, format!("cannot be made: {e}")))?;
+        write_file(folder, WEIGHTS, &content).map_err(|e| bad(&path, format!("cannot be written: {e}")))?;
+        // For people; what is read is in the weights' file, so that both are always of the same step.
+        let shown = serde_json::to_string_pretty(&self.position).expect("a position has string keys only");
+        let path = folder.join(POSITION);
+        write_file(folder, POSITION, shown.as_bytes()).map_err(|e| bad(&path, format!("cannot be written: {e}")))
+    }
+
+    /// Reads a state that fits the network; none when the folder has none.
+    pub fn read(folder: &Path, network: &Network) -> Result<Option<State>, TrainError> {
+        let path = folder.join(WEIGHTS);
+        let bad = |reason: String| TrainError::State { path: path.clone(), reason };
+        let content = match std::fs::read(&path) {
+            Ok(content) => content,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(bad(format!("cannot be read: {e}"))),
+        };
+        let unusable = |e: &dyn std::fmt::Display| bad(format!("is no checkpoint of a run: {e}"));
+        let (_, header) = SafeTensors::read_metadata(&content).map_err(|e| unusable(&e))?;
+        let position = header.metadata().as_ref().and_then(|m| m.get("position"));
+        let position = position.ok_or_else(|| unusable(&"it has no position"))?;
+        let position: Position = serde_json::from_str(position).map_err(|e| unusable(&e))?;
+        let tensors = SafeTensors::deserialize(&content).map_err(|e| unusable(&e))?;
+        let take = |kind: &str| -> Result<Vec<Vec<f32>>, TrainError> {
+            let values = network.variables().iter().map(|variable| {
+                let name = format!("{kind}:{}", variable.name);
+                let view = tensors.tensor(&name).map_err(|e| unusable(&e))?;
+                if view.shape() != variable.var.dims() || view.dtype() != Dtype::F32 {
+                    return Err(bad(format!(
+                        "{name} is {:?}, the model needs {:?}",
+                        view.shape(),
+                        variable.var.dims()
+                    )));
+                }
+                let value = |b: &[u8]| f32::from_le_bytes(b.try_into().expect("chunks of four"));
+                Ok(view.data().chunks_exact(4).map(value).collect())
+            });
+            values.collect()
+        };
+        let moments = take("first")?.into_iter().zip(take("second")?);
+        let moments = moments.map(|(first, second)| Moments { first, second }).collect();
+        let best = if position.best_epoch > 0 { Some(take("best")?) } else { None };
+        Ok(Some(State { weights: take("weight")?, moments, best, position }))
+    }
+
+    /// Fails unless this state is of a run with these settings, on as many examples.
+    pub fn check(&self, folder: &Path, settings: &FineTuneSettings, examples: usize) -> Result<(), TrainError> {
+        let path = folder.join(WEIGHTS);
+        let of = |settings: &FineTuneSettings, examples: usize| -> BTreeMap<String, String> {
+            let serde_json::Value::Object(map) = serde_json::json!(settings) else {
+                unreachable!("settings are a map")
+            };
+            let count = ("training examples".to_string(), examples.to_string());
+            map.into_iter().map(|(key, value)| (key, value.to_string())).chain([count]).collect()
+        };
+        let (found, wanted) = (of(&self.position.settings, self.position.examples), of(settings, examples));
+        match found.iter().find(|(key, value)| wanted.get(*key) != Some(value)) {
+            Some((key, value)) => {
+                let reason =
+                    format!("was made with {key} {value}, this run has {}; start anew, or give the same", wanted[key]);
+                Err(TrainError::State { path, reason })
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn write_file(folder: &Path, name: &str, content: &[u8]) -> std::io::Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let (temporary, path): (PathBuf, PathBuf) = (folder.join(format!(".{name}.new")), folder.join(name));
+    let mut file = std::fs::File::create(&temporary)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    std::fs::rename(temporary, path)
+}

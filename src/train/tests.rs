@@ -1,0 +1,296 @@
+//! Whole runs on a small model: what learns, what every variable gets, and what a checkpoint keeps.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+
+use crate::architectures::{Pooling, ProblemType};
+use crate::checkpoint::{Existing, ModelDir, ModelFiles, write_model};
+use crate::data::{Example, Label};
+use crate::kernels::Kernels;
+use crate::nn::{Dropout, FakeQuantization};
+use crate::pipelines::{Loader, Precision};
+use crate::text::Tokenizer;
+
+use super::dataset::Item;
+use super::objective::loss;
+use super::*;
+
+const MODEL: &str = "tests/goldens/bert";
+
+fn examples() -> Vec<Example> {
+    let word = |i: usize| ["good", "bad"][i % 2];
+    let text =
+        |i: usize| format!("the {} film {}", word(i), ["was in the rain", "to win", ""][i % 3]).trim().to_string();
+    let example = |i: usize| Example {
+        text: text(i),
+        label: Some(Label::Name(["positive", "negative"][i % 2].into())),
+        rating: Some([3.0, -1.0][i % 2] + (i % 3) as f64 * 0.25),
+        ..Example::default()
+    };
+    (0..48).map(example).collect()
+}
+
+struct Setup {
+    task: Task,
+    data: Dataset,
+    scale: ValueScale,
+}
+
+fn setup(examples: &[Example], task: Task) -> Setup {
+    let tokenizer = Tokenizer::from_file(&Path::new(MODEL).join("tokenizer.json")).unwrap();
+    let data = Dataset::new(examples, &task, &tokenizer, 64, Path::new("data.jsonl")).unwrap();
+    Setup { task, data, scale: ValueScale::of(examples) }
+}
+
+fn joint() -> Setup {
+    let examples = examples();
+    let task = Task::classify(&examples, &[], Some("valence".into())).unwrap();
+    setup(&examples, task)
+}
+
+fn options(setup: &Setup) -> NetworkOptions {
+    NetworkOptions { pooling: Pooling::Mean, scale: setup.scale, layers: None, quantization: None, seed: 1 }
+}
+
+fn network(setup: &Setup) -> Network {
+    Network::load(&ModelDir::open(Path::new(MODEL)).unwrap(), &setup.task, &options(setup)).unwrap()
+}
+
+fn lesson(setup: &Setup) -> Lesson<'_> {
+    let Setup { task, data, scale } = setup;
+    Lesson { task, train: data, dev: data, scale: *scale, teacher: None }
+}
+
+fn settings() -> FineTuneSettings {
+    FineTuneSettings { epochs: 4, batch_size: 8, learning_rate: 1e-3, head_learning_rate: 5e-3, ..Default::default() }
+}
+
+/// Long enough to learn the examples by heart.
+fn long() -> FineTuneSettings {
+    FineTuneSettings { epochs: 20, patience: 20, ..settings() }
+}
+
+fn run(
+    network: &Network,
+    setup: &Setup,
+    settings: &FineTuneSettings,
+    folder: Option<&Path>,
+) -> Result<FineTuned, TrainError> {
+    fine_tune(network, lesson(setup), settings, folder, |_| {})
+}
+
+#[test]
+fn every_variable_of_encoder_and_head_gets_a_gradient() {
+    let setup = joint();
+    for pooling in [Pooling::Mean, Pooling::Cls] {
+        let dir = ModelDir::open(Path::new(MODEL)).unwrap();
+        let network = Network::load(&dir, &setup.task, &NetworkOptions { pooling, ..options(&setup) }).unwrap();
+        let chosen: Vec<usize> = (0..setup.data.len()).collect();
+        let items: Vec<&Item> = setup.data.items.iter().collect();
+        let outputs = network.forward(&setup.data.batch(&chosen), Dropout::new(0.1, 1)).unwrap();
+        let loss = loss(&outputs.logits, &items, &setup.task, setup.scale, &settings()).unwrap();
+        let gradients = loss.backward().unwrap();
+        for (index, variable) in network.variables().iter().enumerate() {
+            let var = if index == network.words() { &outputs.words } else { &variable.var };
+            let gradient = gradients.get(var).unwrap_or_else(|| panic!("{} has no gradient", variable.name));
+            let largest = gradient.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            // A key bias shifts all scores of a query alike; softmax does not see it, and its true gradient is 0.
+            assert!(largest > 1e-6 || variable.name.ends_with("key.bias"), "{}: {largest}", variable.name);
+        }
+    }
+}
+
+#[test]
+fn classes_and_a_number_are_learned_together() {
+    let setup = joint();
+    let found = run(&network(&setup), &setup, &long(), None).unwrap();
+    assert_eq!(found.dev.accuracy, Some(1.0), "{:?}", found.history.epochs);
+    assert!(found.dev.pearson.unwrap() > 0.95, "{:?}", found.history.epochs);
+    let losses: Vec<f32> = found.history.epochs.iter().map(|e| e.train_loss).collect();
+    assert!(losses[losses.len() - 1] < losses[0] / 2.0, "{losses:?}");
+}
+
+#[test]
+fn several_classes_and_a_number_alone_are_learned() {
+    let mut several = examples();
+    for example in &mut several {
+        let rainy = example.text.contains("rain").then(|| "rainy".to_string());
+        example.labels = Some(example.label.take().map(|l| l.to_string()).into_iter().chain(rainy).collect());
+    }
+    let task = Task::classify(&several, &[], None).unwrap();
+    assert_eq!((task.problem_type, task.labels.len()), (ProblemType::MultiLabel, 3));
+    let setup_several = setup(&several, task);
+    let found = run(&network(&setup_several), &setup_several, &long(), None).unwrap();
+    assert!(found.dev.accuracy.unwrap() > 0.95, "{:?}", found.history.epochs);
+    let number = setup(&examples(), Task::regression("rating".into()));
+    let found = run(&network(&number), &number, &long(), None).unwrap();
+    assert!(found.dev.pearson.unwrap() > 0.95, "{:?}", found.history.epochs);
+}
+
+#[test]
+fn a_run_that_was_stopped_goes_on_with_the_same_bits() {
+    let setup = joint();
+    let whole = run(&network(&setup), &setup, &settings(), None).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let stopped = catch_unwind(AssertUnwindSafe(|| {
+        let network = network(&setup);
+        fine_tune(&network, lesson(&setup), &settings(), Some(folder.path()), |event| {
+            assert!(!matches!(event, Event::Step { record, .. } if record.step == 15), "stopped in the third epoch");
+        })
+    }));
+    assert!(stopped.is_err());
+    let mut steps = Vec::new();
+    let network = network(&setup);
+    let taken_up = fine_tune(&network, lesson(&setup), &settings(), Some(folder.path()), |event| {
+        if let Event::Step { record, .. } = event {
+            steps.push(record.step);
+        }
+    });
+    let taken_up = taken_up.unwrap();
+    assert_eq!(steps, (13..=24).collect::<Vec<_>>());
+    assert_eq!(taken_up.history, whole.history);
+    assert_eq!(taken_up.tensors, whole.tensors);
+}
+
+#[test]
+fn a_checkpoint_of_other_settings_is_refused() {
+    let setup = joint();
+    let folder = tempfile::tempdir().unwrap();
+    let one = FineTuneSettings { epochs: 1, ..settings() };
+    run(&network(&setup), &setup, &one, Some(folder.path())).unwrap();
+    let other = FineTuneSettings { seed: 9, ..one };
+    let error = run(&network(&setup), &setup, &other, Some(folder.path())).err().unwrap().to_string();
+    assert!(error.contains("seed 1") && error.contains("this run has 9"), "{error}");
+}
+
+#[test]
+fn a_run_ends_when_dev_gets_no_better() {
+    let setup = joint();
+    // Accuracy and correlation of a model that hardly moves stay where they are.
+    let still =
+        FineTuneSettings { epochs: 9, patience: 2, learning_rate: 1e-12, head_learning_rate: 1e-12, ..settings() };
+    let found = run(&network(&setup), &setup, &still, None).unwrap();
+    assert!(found.history.epochs.len() < 9, "{:?}", found.history.epochs);
+}
+
+#[test]
+fn a_number_is_turned_back_from_its_standardized_form() {
+    let setup = joint();
+    let network = network(&setup);
+    let snapshot = network.snapshot().unwrap();
+    let tensors = network.tensors(&snapshot, &setup.task, ValueScale { mean: 1.0, deviation: 2.0 });
+    let of = |name: &str| tensors[name].clone().into_f32();
+    let stored = |name: &str| snapshot[network.variables().iter().position(|v| v.name == name).unwrap()].clone();
+    let (scaled, plain) = (of("head.out.weight"), stored("head.out.weight"));
+    let width = plain.len() / 3;
+    assert_eq!(scaled[..2 * width], plain[..2 * width]);
+    assert_eq!(scaled[2 * width], 2.0 * plain[2 * width]);
+    assert_eq!(of("head.out.bias"), [0.0, 0.0, 1.0]);
+}
+
+#[test]
+fn examples_without_targets_are_named() {
+    let mut examples = examples();
+    let task = Task::classify(&examples, &["positive".into(), "negative".into()], Some("valence".into())).unwrap();
+    assert_eq!(task.labels, ["positive", "negative"]);
+    let tokenizer = Tokenizer::from_file(&Path::new(MODEL).join("tokenizer.json")).unwrap();
+    let refused = |examples: &[Example]| {
+        Dataset::new(examples, &task, &tokenizer, 64, Path::new("data.jsonl")).err().unwrap().to_string()
+    };
+    examples[3].rating = None;
+    assert!(refused(&examples).contains("example 4 has no \"rating\""));
+    examples[2].label = Some(Label::Name("odd".into()));
+    assert!(refused(&examples).contains("example 3 has label \"odd\", expected one of positive, negative"));
+    examples[1].label = None;
+    assert!(refused(&examples).contains("example 2 has no label"));
+}
+
+/// A small model that has learned its examples, as a float folder.
+fn learned(setup: &Setup, folder: &Path) {
+    let found = run(&network(setup), setup, &long(), None).unwrap();
+    write(setup, &found, folder, 2);
+}
+
+fn write(setup: &Setup, found: &FineTuned, folder: &Path, layers: usize) {
+    let mut config = ModelDir::open(Path::new(MODEL)).unwrap().config().raw.clone();
+    config.insert("num_hidden_layers".into(), layers.into());
+    config.insert("problem_type".into(), "single_label_classification".into());
+    let labels = setup.task.labels.iter().enumerate().map(|(i, l)| (i.to_string(), serde_json::json!(l)));
+    config.insert("id2label".into(), labels.collect::<serde_json::Map<_, _>>().into());
+    config.insert("octet".into(), serde_json::json!({"head": {"pooling": "mean", "value": setup.task.value}}));
+    let files = ModelFiles {
+        config,
+        tensors: found.tensors.clone(),
+        copy_from: Some(Path::new(MODEL)),
+        ..ModelFiles::default()
+    };
+    write_model(folder, &files, Existing::Replace).unwrap();
+}
+
+#[test]
+fn a_folder_with_a_head_of_ours_goes_on_with_it() {
+    let (setup, folder) = (joint(), tempfile::tempdir().unwrap());
+    let path = folder.path().join("model");
+    learned(&setup, &path);
+    let again = Network::load(&ModelDir::open(&path).unwrap(), &setup.task, &options(&setup)).unwrap();
+    let still = FineTuneSettings { epochs: 1, learning_rate: 1e-12, head_learning_rate: 1e-12, ..settings() };
+    let found = run(&again, &setup, &still, None).unwrap();
+    assert_eq!(found.dev.accuracy, Some(1.0));
+    assert!(found.dev.pearson.unwrap() > 0.95 && found.dev.loss < 0.2, "{:?}", found.dev);
+}
+
+#[test]
+fn a_student_of_half_the_layers_learns_from_its_teacher_without_labels() {
+    let (setup, folder) = (joint(), tempfile::tempdir().unwrap());
+    let path = folder.path().join("teacher");
+    learned(&setup, &path);
+    let dir = ModelDir::open(&path).unwrap();
+    let teacher = Teacher::new(Network::load(&dir, &setup.task, &options(&setup)).unwrap());
+    let student_options = NetworkOptions { layers: Some(vec![1]), ..options(&setup) };
+    let student = || Network::load(&dir, &setup.task, &student_options).unwrap();
+    assert_eq!(student().num_layers(), 1);
+    // The labels count nothing, so what it learns is from the teacher.
+    let taught = FineTuneSettings { teacher_weight: 1.0, ..long() };
+    let lesson = Lesson { teacher: Some(&teacher), ..lesson(&setup) };
+    let found = fine_tune(&student(), lesson, &taught, None, |_| {}).unwrap();
+    assert_eq!(found.dev.accuracy, Some(1.0), "{:?}", found.history.epochs);
+    let names: Vec<_> = found.tensors.keys().filter(|name| name.contains("layer.1.")).collect();
+    assert!(names.is_empty(), "layer 1 is now layer 0: {names:?}");
+    let path = folder.path().join("student");
+    write(&setup, &found, &path, 1);
+    Network::load(&ModelDir::open(&path).unwrap(), &setup.task, &options(&setup)).unwrap();
+}
+
+#[test]
+fn layers_that_do_not_exist_are_refused() {
+    let setup = joint();
+    let dir = ModelDir::open(Path::new(MODEL)).unwrap();
+    for layers in [vec![], vec![1, 0], vec![0, 2]] {
+        let options = NetworkOptions { layers: Some(layers), ..options(&setup) };
+        let error = Network::load(&dir, &setup.task, &options).err().unwrap().to_string();
+        assert!(error.contains("expected rising numbers from 0 to 1"), "{error}");
+    }
+}
+
+/// What training saw is what serves: the int8 executor on the exported integers, beside the fake-quantized network.
+#[test]
+fn an_exported_int8_model_gives_the_classes_of_the_fake_quantized_one() {
+    let (setup, folder) = (joint(), tempfile::tempdir().unwrap());
+    let dir = ModelDir::open(Path::new(MODEL)).unwrap();
+    let quantized = NetworkOptions { quantization: Some(FakeQuantization::INT8), ..options(&setup) };
+    let network = Network::load(&dir, &setup.task, &quantized).unwrap();
+    let found = run(&network, &setup, &FineTuneSettings { epochs: 3, ..settings() }, None).unwrap();
+    let path = folder.path().join("model");
+    write(&setup, &found, &path, 2);
+    let model = Loader::new(Kernels::detect(), Precision::Int8).load("model", &path).unwrap();
+    let model = &model.classifier.as_ref().unwrap().model;
+    let batch = setup.data.batch(&(0..setup.data.len()).collect::<Vec<_>>());
+    let rows = model.rows(&batch, &mut model.encoder.workspace());
+    for (served, seen) in rows.iter().zip(&found.dev_outputs) {
+        assert_eq!(served[0] > served[1], seen[0] > seen[1], "{served:?} {seen:?}");
+        // Attention in 16 bits and a GELU within 2e-4 move a value over a rounding boundary here and there.
+        let number = (f64::from(served[2]) - setup.scale.mean) / setup.scale.deviation;
+        let apart = [f64::from(served[0] - seen[0]), f64::from(served[1] - seen[1]), number - f64::from(seen[2])];
+        assert!(apart.iter().all(|x| x.abs() < 0.05), "{served:?} {seen:?}");
+    }
+}
