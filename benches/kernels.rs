@@ -117,7 +117,7 @@ fn rows(c: &mut Criterion) {
         for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
             group.bench_function(format!("{activation:?}/{isa}"), |b| b.iter(|| kernels.activate(activation, &mut y)));
             group.bench_function(format!("{activation:?}+quantize/{isa}"), |b| {
-                b.iter(|| kernels.activate_quantize(activation, &mut y, inner, &mut quantized));
+                b.iter(|| kernels.activate_quantize(activation, &x, inner, &mut quantized));
             });
             y.copy_from_slice(&x);
         }

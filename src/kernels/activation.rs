@@ -15,12 +15,12 @@ pub enum Activation {
     Relu,
 }
 
-/// `Phi(x) - 1/2 = x p(x^2)` on [-3.8997, 3.8997], with `Phi` the normal distribution, highest power first: the
-/// polynomial with the smallest largest error of `x Phi(x)` (1.9e-4) among those that are 1/2 at the upper end.
-const PHI: [f32; 7] =
-    [2.841_895e-8, -1.887_952_2e-6, 5.377_66e-5, -8.719_444e-4, 9.067_264e-3, -6.528_032e-2, 3.984_801_5e-1];
-/// Here the polynomial is exactly 1/2, so that larger `x`, taken as this, give exactly `Phi(x) = 1` or 0.
-const PHI_ONE: f32 = 3.899_673_5;
+/// `-Phi(-a)` for `a` from 0 to [`TAIL_END`], with `Phi` the normal distribution, highest power first: the polynomial
+/// `p` with the smallest largest error of `a p(a)` (1.7e-4) among those that are 0 at the end, as this one is exactly.
+const TAIL: [f32; 7] =
+    [6.697_07e-4, -1.027_213_9e-2, 5.935_805_7e-2, -1.444_902e-1, 4.861_277_3e-2, 3.873_413e-1, -4.997_765_4e-1];
+/// Beyond it `Phi(-a)` is taken as 0.
+const TAIL_END: f32 = 3.9375;
 
 #[inline(always)]
 fn polynomial<V: Lanes, const N: usize>(x: V, coefficients: [f32; N]) -> V {
@@ -31,11 +31,12 @@ fn polynomial<V: Lanes, const N: usize>(x: V, coefficients: [f32; N]) -> V {
     p
 }
 
-/// [`Activation::Gelu`].
+/// [`Activation::Gelu`]: `x Phi(x) = max(x, 0) - a Phi(-a)` with `a = |x|`.
 #[inline(always)]
 pub(crate) fn gelu<V: Lanes>(x: V) -> V {
-    let t = x.max(V::splat(-PHI_ONE)).min(V::splat(PHI_ONE));
-    x.mul(t.mul(polynomial(t.mul(t), PHI)).add(V::splat(0.5)))
+    let a = x.min_magnitude(V::splat(TAIL_END));
+    // In this order a NaN stays one.
+    polynomial(a, TAIL).mul_add(a, V::splat(0.0).max(x))
 }
 
 /// [`Activation::GeluTanh`]: `0.5 x (1 + tanh u) = x / (1 + e^(-2u))`.

@@ -2,8 +2,8 @@
 //! quantization after it.
 
 use super::isa::Kernels;
-use super::lanes::{LANES, LaneKernel, Lanes};
-use super::quantize::{QuantizedRows, Range, RowsMut, quantize_row, row_count};
+use super::lanes::{LaneKernel, Lanes, groups};
+use super::quantize::{QuantizedRows, ROWS, Range, RowsMut, quantize_group, row_count};
 
 /// Parameters of a layer norm over rows of `gamma.len()` values.
 #[derive(Clone, Copy, Debug)]
@@ -27,105 +27,80 @@ impl LayerNorm<'_> {
     }
 }
 
-/// Rows worked on together.
-const ROWS: usize = 4;
-/// Sums of 16 lanes that take turns, so that none waits for the one before.
-const SUMS: usize = 4;
+/// Sums of 16 lanes that take turns, so that neither waits for the one before.
+const SUMS: usize = 2;
 
-/// The sums with the first one replaced and moved to the end.
+/// A sum over a row: groups of 16 go to the two sums in turn, the sums are added, and then their lanes as [`Lanes::sum`]
+/// says.
 #[inline(always)]
-fn next<V: Lanes>(sums: [V; SUMS], first: V) -> [V; SUMS] {
-    [sums[1], sums[2], sums[3], first]
+fn sum_of_row<V: Lanes>(k: usize, mut group: impl FnMut(usize, usize, V) -> V) -> f32 {
+    let mut sums = [V::splat(0.0); SUMS];
+    groups(
+        k,
+        #[inline(always)]
+        |i, count| sums = [sums[1], group(i, count, sums[0])],
+    );
+    sums[0].add(sums[1]).sum()
 }
 
-/// `(s0 + s1) + (s2 + s3)` from the one whose turn it is on, then as [`Lanes::sum`] says.
-#[inline(always)]
-fn total<V: Lanes>(sums: [V; SUMS]) -> f32 {
-    sums[0].add(sums[1]).add(sums[2].add(sums[3])).sum()
-}
-
-/// `row += x` when there is an `x`; gives the mean of the row, summed as [`total`] says.
+/// `row += x` when there is an `x`; gives the mean of the row.
 #[inline(always)]
 fn add_and_mean<V: Lanes>(x: Option<&[f32]>, row: &mut [f32]) -> f32 {
     let k = row.len();
     assert!(x.is_none_or(|x| x.len() == k));
-    let (count, tail) = (k / LANES * LANES, k % LANES);
     let at = row.as_mut_ptr();
-    let mut sums = [V::splat(0.0); SUMS];
-    for i in (0..count).step_by(LANES) {
-        // SAFETY: `i + 16 <= count <= k`, the length of both slices (asserted above).
-        let mut v = unsafe { V::load(at.add(i)) };
-        if let Some(x) = x {
-            // SAFETY: as above.
-            unsafe {
-                v = v.add(V::load(x.as_ptr().add(i)));
-                v.store(at.add(i));
+    let sum = sum_of_row::<V>(
+        k,
+        #[inline(always)]
+        // SAFETY: `count` values from `i` on are in both slices, which have `k` values (asserted above).
+        |i, count, sum| unsafe {
+            let mut v = V::load_first(at.add(i), count, 0.0);
+            if let Some(x) = x {
+                v = v.add(V::load_first(x.as_ptr().add(i), count, 0.0));
+                v.store_first(at.add(i), count);
             }
-        }
-        sums = next(sums, sums[0].add(v));
-    }
-    if tail > 0 {
-        // SAFETY: `count + tail` is `k`, the length of both slices.
-        let mut v = unsafe { V::load_first(at.add(count), tail, 0.0) };
-        if let Some(x) = x {
-            // SAFETY: as above.
-            unsafe {
-                v = v.add(V::load_first(x.as_ptr().add(count), tail, 0.0));
-                v.store_first(at.add(count), tail);
-            }
-        }
-        sums = next(sums, sums[0].add(v));
-    }
-    total(sums) / k as f32
+            sum.add(v)
+        },
+    );
+    sum / k as f32
 }
 
-/// The mean of the squared differences to `mean`, summed as [`total`] says.
+/// The mean of the squared differences to `mean`.
 #[inline(always)]
 fn variance<V: Lanes>(row: &[f32], mean: f32) -> f32 {
-    let (count, tail) = (row.len() / LANES * LANES, row.len() % LANES);
-    let (at, mean_lanes) = (row.as_ptr(), V::splat(mean));
-    let mut sums = [V::splat(0.0); SUMS];
-    for i in (0..count).step_by(LANES) {
-        // SAFETY: `i + 16 <= count <= row.len()`.
-        let d = unsafe { V::load(at.add(i)) }.sub(mean_lanes);
-        sums = next(sums, d.mul_add(d, sums[0]));
-    }
-    if tail > 0 {
-        // SAFETY: `count + tail` is the length of the row. The other lanes are mean - mean = 0.
-        let d = unsafe { V::load_first(at.add(count), tail, mean) }.sub(mean_lanes);
-        sums = next(sums, d.mul_add(d, sums[0]));
-    }
-    total(sums) / row.len() as f32
+    let at = row.as_ptr();
+    let sum = sum_of_row::<V>(
+        row.len(),
+        #[inline(always)]
+        |i, count, sum| {
+            // SAFETY: `count` values from `i` on are in the row. The lanes after its end are mean - mean = 0.
+            let d = unsafe { V::load_first(at.add(i), count, mean) }.sub(V::splat(mean));
+            d.mul_add(d, sum)
+        },
+    );
+    sum / row.len() as f32
 }
 
-/// `row = (row - mean) * inverse * gamma + beta`; gives the range of the result.
+/// `row = (row * inverse - mean * inverse) * gamma + beta`; gives the range of the result.
 #[inline(always)]
 fn scale_and_shift<V: Lanes>(norm: &LayerNorm<'_>, mean: f32, inverse: f32, row: &mut [f32]) -> Range<V> {
     let k = row.len();
     assert!(norm.gamma.len() == k && norm.beta.len() == k);
-    let (count, tail) = (k / LANES * LANES, k % LANES);
     let (at, gamma, beta) = (row.as_mut_ptr(), norm.gamma.as_ptr(), norm.beta.as_ptr());
-    let (mean_lanes, inverse) = (V::splat(mean), V::splat(inverse));
+    let (inverse, shift) = (V::splat(inverse), V::splat(-mean * inverse));
     let mut range = Range::new();
-    for i in (0..count).step_by(LANES) {
-        // SAFETY: `i + 16 <= count <= k`, the length of all three slices (asserted above).
-        unsafe {
-            let d = V::load(at.add(i)).sub(mean_lanes).mul(inverse);
-            let y = d.mul_add(V::load(gamma.add(i)), V::load(beta.add(i)));
-            y.store(at.add(i));
+    groups(
+        k,
+        #[inline(always)]
+        // SAFETY: `count` values from `i` on are in all three slices, which have `k` values (asserted above). The lanes
+        // after their end become 0, as their gamma and beta are.
+        |i, count| unsafe {
+            let d = V::load_first(at.add(i), count, mean).mul_add(inverse, shift);
+            let y = d.mul_add(V::load_first(gamma.add(i), count, 0.0), V::load_first(beta.add(i), count, 0.0));
+            y.store_first(at.add(i), count);
             range.include(y);
-        }
-    }
-    if tail > 0 {
-        // SAFETY: `count + tail` is `k`, the length of all three slices. The other lanes are 0.
-        unsafe {
-            let d = V::load_first(at.add(count), tail, mean).sub(mean_lanes).mul(inverse);
-            let gamma = V::load_first(gamma.add(count), tail, 0.0);
-            let y = d.mul_add(gamma, V::load_first(beta.add(count), tail, 0.0));
-            y.store_first(at.add(count), tail);
-            range.include(y);
-        }
-    }
+        },
+    );
     range
 }
 
@@ -142,19 +117,19 @@ impl LaneKernel for Normalize<'_> {
     fn run<V: Lanes>(mut self) {
         let k = self.norm.gamma.len();
         for (group, rows) in self.hidden.chunks_mut(ROWS * k).enumerate() {
-            let (mut means, mut inverses) = ([0.0; ROWS], [0.0; ROWS]);
+            let (first, count) = (group * ROWS, rows.len() / k);
+            let (mut means, mut inverses, mut ranges) = ([0.0; ROWS], [0.0; ROWS], [Range::<V>::new(); ROWS]);
             for (i, row) in rows.chunks_exact_mut(k).enumerate() {
-                let x = self.x.map(|x| &x[(group * ROWS + i) * k..][..k]);
-                means[i] = add_and_mean::<V>(x, row);
+                means[i] = add_and_mean::<V>(self.x.map(|x| &x[(first + i) * k..][..k]), row);
             }
             for (i, row) in rows.chunks_exact(k).enumerate() {
                 inverses[i] = 1.0 / (variance::<V>(row, means[i]) + self.norm.eps).sqrt();
             }
             for (i, row) in rows.chunks_exact_mut(k).enumerate() {
-                let range = scale_and_shift::<V>(&self.norm, means[i], inverses[i], row);
-                if let Some(out) = &mut self.out {
-                    quantize_row(row, range, group * ROWS + i, out);
-                }
+                ranges[i] = scale_and_shift(&self.norm, means[i], inverses[i], row);
+            }
+            if let Some(out) = &mut self.out {
+                quantize_group(rows, k, &ranges[..count], first, out);
             }
         }
     }

@@ -4,9 +4,8 @@ use super::activation::{Activation, gelu, gelu_tanh, relu};
 use super::affine::QParams;
 use super::gemm::{Rows, SPARE_BYTES};
 use super::isa::Kernels;
-use super::lanes::{Ints, LANES, LaneKernel, Lanes};
+use super::lanes::{Ints, LANES, LaneKernel, Lanes, groups};
 use super::pack::AlignedVec;
-use super::softmax::map;
 
 /// Asymmetric u8 rows `[m, k]`, each with its own scale and zero point; a buffer to be reused.
 ///
@@ -18,7 +17,15 @@ pub struct QuantizedRows {
     zero_point: Vec<i32>,
     k: usize,
     stride: usize,
+    /// Rows after their activation, which stay in the nearest cache.
+    activated: AlignedVec<f32>,
 }
+
+/// Rows quantized together, at most: their ranges are found one after the other before the first is quantized, so that
+/// none waits for its own.
+pub(crate) const ROWS: usize = 4;
+/// As many of the long rows of activations, so that they stay in the nearest cache.
+const ACTIVATED_ROWS: usize = 2;
 
 impl QuantizedRows {
     /// An empty buffer.
@@ -148,18 +155,30 @@ impl<V: Lanes> Range<V> {
     }
 }
 
-/// Quantizes one row whose range is known.
+/// Quantizes up to [`ROWS`] rows `[_, k]` with these ranges; they are those of `out` from `first` on.
 #[inline(always)]
-pub(crate) fn quantize_row<V: Lanes>(row: &[f32], range: Range<V>, i: usize, out: &mut RowsMut<'_>) {
-    let (lo, hi) = range.ends();
-    store_row::<V>(
-        row,
-        QParams::for_range_u8(lo, hi),
-        #[inline(always)]
-        |x| x,
-        i,
-        out,
-    );
+pub(crate) fn quantize_group<V: Lanes>(
+    rows: &[f32],
+    k: usize,
+    ranges: &[Range<V>],
+    first: usize,
+    out: &mut RowsMut<'_>,
+) {
+    let mut params = [QParams { scale: 1.0, zero_point: 0 }; ROWS];
+    for (params, range) in params.iter_mut().zip(ranges) {
+        let (lo, hi) = range.ends();
+        *params = QParams::for_range_u8(lo, hi);
+    }
+    for (i, (row, params)) in rows.chunks_exact(k).zip(params).enumerate() {
+        store_row::<V>(
+            row,
+            params,
+            #[inline(always)]
+            |x| x,
+            first + i,
+            out,
+        );
+    }
 }
 
 /// Quantizes one row with parameters found beforehand; its range says whether all of it is finite.
@@ -255,24 +274,25 @@ struct QuantizeRows<'a> {
 /// The range of one row.
 #[inline(always)]
 fn range_of<V: Lanes>(row: &[f32]) -> Range<V> {
-    let (count, tail) = (row.len() / LANES * LANES, row.len() % LANES);
     let mut range = Range::<V>::new();
-    for l in (0..count).step_by(LANES) {
-        // SAFETY: `l + 16 <= count <= row.len()`.
-        range.include(unsafe { V::load(row.as_ptr().add(l)) });
-    }
-    if tail > 0 {
-        // SAFETY: `count + tail` is the length of `row`.
-        range.include(unsafe { V::load_first(row.as_ptr().add(count), tail, 0.0) });
-    }
+    groups(
+        row.len(),
+        #[inline(always)]
+        // SAFETY: `count` values from `l` on are in the row.
+        |l, count| range.include(unsafe { V::load_first(row.as_ptr().add(l), count, 0.0) }),
+    );
     range
 }
 
 impl LaneKernel for QuantizeRows<'_> {
     #[inline(always)]
     fn run<V: Lanes>(mut self) {
-        for (i, row) in self.x.chunks_exact(self.k).enumerate() {
-            quantize_row(row, range_of::<V>(row), i, &mut self.out);
+        for (group, rows) in self.x.chunks(ROWS * self.k).enumerate() {
+            let mut ranges = [Range::<V>::new(); ROWS];
+            for (row, range) in rows.chunks_exact(self.k).zip(&mut ranges) {
+                *range = range_of(row);
+            }
+            quantize_group(rows, self.k, &ranges[..rows.len() / self.k], group * ROWS, &mut self.out);
         }
     }
 }
@@ -295,28 +315,37 @@ impl LaneKernel for QuantizeRowsStatic<'_> {
 
 struct ActivateQuantize<'a> {
     activation: Activation,
-    x: &'a mut [f32],
+    x: &'a [f32],
     k: usize,
+    /// Room for [`ACTIVATED_ROWS`] rows.
+    activated: &'a mut [f32],
     out: RowsMut<'a>,
 }
 
 impl ActivateQuantize<'_> {
-    /// One row at a time, with the activation chosen outside of the loops. Every activation of 0 is 0, so the lanes
-    /// after the end of a row leave its range alone.
+    /// With the activation chosen outside of the loops. Every activation of 0 is 0, so the lanes after the end of a row
+    /// leave its range alone.
     #[inline(always)]
     fn rows<V: Lanes>(&mut self, activation: impl Fn(V) -> V) {
-        for (i, row) in self.x.chunks_exact_mut(self.k).enumerate() {
-            let mut range = Range::<V>::new();
-            map::<V>(
-                row,
-                #[inline(always)]
-                |x| {
-                    let y = activation(x);
-                    range.include(y);
-                    y
-                },
-            );
-            quantize_row(row, range, i, &mut self.out);
+        for (group, rows) in self.x.chunks(ACTIVATED_ROWS * self.k).enumerate() {
+            let activated = &mut self.activated[..rows.len()];
+            let mut ranges = [Range::<V>::new(); ACTIVATED_ROWS];
+            let pairs = rows.chunks_exact(self.k).zip(activated.chunks_exact_mut(self.k));
+            for ((row, activated), range) in pairs.zip(&mut ranges) {
+                let (from, to) = (row.as_ptr(), activated.as_mut_ptr());
+                groups(
+                    self.k,
+                    #[inline(always)]
+                    // SAFETY: `count` values from `l` on are in both rows.
+                    |l, count| unsafe {
+                        let y = activation(V::load_first(from.add(l), count, 0.0));
+                        y.store_first(to.add(l), count);
+                        range.include(y);
+                    },
+                );
+            }
+            let count = rows.len() / self.k;
+            quantize_group(activated, self.k, &ranges[..count], group * ACTIVATED_ROWS, &mut self.out);
         }
     }
 }
@@ -366,15 +395,18 @@ impl Kernels {
         }
     }
 
-    /// [`Kernels::activate`] on rows `x` `[m, k]` in place, then [`Kernels::quantize_rows`], while they are in cache.
+    /// [`Kernels::activate`] on rows `x` `[m, k]`, which stay as they are, and [`Kernels::quantize_rows`] of the result.
     ///
     /// # Panics
     /// When `x` is no whole number of rows.
-    pub fn activate_quantize(self, activation: Activation, x: &mut [f32], k: usize, out: &mut QuantizedRows) {
-        let out = out.rows_mut(row_count(x.len(), k), k);
+    pub fn activate_quantize(self, activation: Activation, x: &[f32], k: usize, out: &mut QuantizedRows) {
+        let mut activated = std::mem::take(&mut out.activated);
+        activated.resize(ACTIVATED_ROWS * k);
+        let rows = out.rows_mut(row_count(x.len(), k), k);
         if k > 0 {
-            self.run(ActivateQuantize { activation, x, k, out });
+            self.run(ActivateQuantize { activation, x, k, activated: activated.as_mut_slice(), out: rows });
         }
+        out.activated = activated;
     }
 }
 
@@ -464,12 +496,11 @@ mod tests {
         for k in EDGE_SIZES.into_iter().chain([1536]).filter(|&k| k > 0) {
             for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
                 for kernels in Kernels::available() {
-                    let mut one = rows_to_quantize(k);
-                    let mut two = one.clone();
+                    let mut x = rows_to_quantize(k);
                     let (mut rows_one, mut rows_two) = (QuantizedRows::new(), QuantizedRows::new());
-                    kernels.activate_quantize(activation, &mut one, k, &mut rows_one);
-                    kernels.activate(activation, &mut two);
-                    kernels.quantize_rows(&two, k, &mut rows_two);
+                    kernels.activate_quantize(activation, &x, k, &mut rows_one);
+                    kernels.activate(activation, &mut x);
+                    kernels.quantize_rows(&x, k, &mut rows_two);
                     assert_eq!(parts(&rows_one), parts(&rows_two), "{activation:?} on {} at {k}", kernels.isa());
                 }
             }
@@ -480,16 +511,18 @@ mod tests {
     fn quantization_stays_inside_its_slices() {
         for k in EDGE_SIZES.into_iter().filter(|&k| k > 0) {
             let stride = k.next_multiple_of(4);
-            for (guard, m) in GUARDS.into_iter().flat_map(|guard| [(guard, 1), (guard, 3)]) {
+            for (guard, m) in GUARDS.into_iter().flat_map(|guard| [(guard, 1), (guard, ROWS + 1)]) {
                 for kernels in Kernels::available() {
-                    let mut x = Guarded::new(&vec![1.5f32; m * k], guard);
+                    let x = Guarded::new(&vec![1.5f32; m * k], guard);
                     let mut bytes = Guarded::new(&vec![0u8; m * stride], guard);
                     let mut scale = Guarded::new(&vec![0f32; m], guard);
                     let mut zero_point = Guarded::new(&vec![0i32; m], guard);
                     let out = RowsMut { bytes: &mut bytes, scale: &mut scale, zero_point: &mut zero_point, stride };
                     kernels.run(QuantizeRows { x: &x, k, out });
                     let out = RowsMut { bytes: &mut bytes, scale: &mut scale, zero_point: &mut zero_point, stride };
-                    kernels.run(ActivateQuantize { activation: Activation::Gelu, x: &mut x, k, out });
+                    let mut activated = Guarded::new(&vec![0f32; ACTIVATED_ROWS * k], guard);
+                    let (activation, activated) = (Activation::Gelu, &mut activated[..]);
+                    kernels.run(ActivateQuantize { activation, x: &x, k, activated, out });
                 }
             }
         }

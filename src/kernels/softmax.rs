@@ -1,7 +1,7 @@
 //! `e^x` and the softmax of a row.
 
 use super::isa::Kernels;
-use super::lanes::{LANES, LaneKernel, Lanes};
+use super::lanes::{LaneKernel, Lanes, groups};
 
 /// Below this `e^x` is taken as 0: the smallest normal f32 is `e^-87.336`, and no kernel makes subnormals.
 const EXP_MIN: f32 = -87.33;
@@ -42,51 +42,39 @@ pub(crate) fn exp<V: Lanes>(x: V) -> V {
 /// An empty row gives 0.
 #[inline(always)]
 pub(crate) fn exp_row<V: Lanes>(row: &mut [f32]) -> f32 {
-    let (count, tail) = (row.len() / LANES * LANES, row.len() % LANES);
     let at = row.as_mut_ptr();
-    // SAFETY of all loads and stores here: they touch `count` whole groups of 16 and then `tail` values, which
-    // together are exactly the row.
     let mut max = V::splat(f32::NEG_INFINITY);
-    for i in (0..count).step_by(LANES) {
-        // SAFETY: see above.
-        max = unsafe { V::load(at.add(i)) }.max(max);
-    }
-    if tail > 0 {
-        // SAFETY: see above.
-        max = unsafe { V::load_first(at.add(count), tail, f32::NEG_INFINITY) }.max(max);
-    }
+    groups(
+        row.len(),
+        #[inline(always)]
+        // SAFETY: `count` values from `i` on are in the row.
+        |i, count| max = unsafe { V::load_first(at.add(i), count, f32::NEG_INFINITY) }.max(max),
+    );
     let max = V::splat(max.max_lane());
     let mut sum = V::splat(0.0);
-    for i in (0..count).step_by(LANES) {
-        // SAFETY: see above.
-        let e = exp_to_max(unsafe { V::load(at.add(i)) }.sub(max));
-        // SAFETY: see above.
-        unsafe { e.store(at.add(i)) };
-        sum = sum.add(e);
-    }
-    if tail > 0 {
-        // SAFETY: see above. The other lanes are e^-inf = 0.
-        let e = exp_to_max(unsafe { V::load_first(at.add(count), tail, f32::NEG_INFINITY) }.sub(max));
-        // SAFETY: see above.
-        unsafe { e.store_first(at.add(count), tail) };
-        sum = sum.add(e);
-    }
+    groups(
+        row.len(),
+        #[inline(always)]
+        // SAFETY: as above. The lanes after the end are e^-inf = 0.
+        |i, count| unsafe {
+            let e = exp_to_max(V::load_first(at.add(i), count, f32::NEG_INFINITY).sub(max));
+            e.store_first(at.add(i), count);
+            sum = sum.add(e);
+        },
+    );
     sum.sum()
 }
 
 /// Applies `f` to every element of `x`, 16 at a time.
 #[inline(always)]
-pub(crate) fn map<V: Lanes>(x: &mut [f32], mut f: impl FnMut(V) -> V) {
-    let (count, tail) = (x.len() / LANES * LANES, x.len() % LANES);
+pub(crate) fn map<V: Lanes>(x: &mut [f32], f: impl Fn(V) -> V) {
     let at = x.as_mut_ptr();
-    for i in (0..count).step_by(LANES) {
-        // SAFETY: `i + 16 <= count <= x.len()`.
-        unsafe { f(V::load(at.add(i))).store(at.add(i)) };
-    }
-    if tail > 0 {
-        // SAFETY: `count + tail` is the length of `x`.
-        unsafe { f(V::load_first(at.add(count), tail, 0.0)).store_first(at.add(count), tail) };
-    }
+    groups(
+        x.len(),
+        #[inline(always)]
+        // SAFETY: `count` values from `i` on are in `x`.
+        |i, count| unsafe { f(V::load_first(at.add(i), count, 0.0)).store_first(at.add(i), count) },
+    );
 }
 
 struct Exp<'a>(&'a mut [f32]);

@@ -171,7 +171,8 @@ impl Int8Encoder {
         }
     }
 
-    /// The activation of `inner`, and its rows as `next` wants its inputs.
+    /// The rows of the activation of `inner` as `next` wants its inputs; `inner` itself becomes it unless `next` finds the
+    /// scale of each row, and needs nothing but integers.
     fn activate(&self, inner: &mut [f32], next: &Matrix, rows: &mut QuantizedRows) {
         let (activation, k) = (activation(&self.spec), self.spec.intermediate_size);
         match next.inputs() {

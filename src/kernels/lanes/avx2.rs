@@ -141,13 +141,13 @@ impl Lanes for Avx2Lanes {
 
     #[inline(always)]
     unsafe fn store_u8(self, offset: i32, to: *mut u8) {
-        // A NaN converts to the smallest i32 and is clamped to 0: packing saturates to i16 and then to u8.
+        // A NaN converts to the smallest i32 and is clamped to 0: packing and adding saturate to i16, packing again to
+        // u8.
         let q = avx2!({
-            let offset = _mm256_set1_epi32(offset);
-            let a = _mm256_add_epi32(_mm256_cvtps_epi32(self.0), offset);
-            let b = _mm256_add_epi32(_mm256_cvtps_epi32(self.1), offset);
+            let words = _mm256_packs_epi32(_mm256_cvtps_epi32(self.0), _mm256_cvtps_epi32(self.1));
+            let words = _mm256_adds_epi16(words, _mm256_set1_epi16(offset as i16));
             // Packs within 128-bit halves: quarters a0 b0 a1 b1, put back in order.
-            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(a, b));
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
             _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words))
         });
         // SAFETY: the caller promises 16 writable bytes.
@@ -195,6 +195,15 @@ impl Lanes for Avx2Lanes {
     #[inline(always)]
     fn max(self, other: Self) -> Self {
         avx2!(Avx2Lanes(_mm256_max_ps(self.0, other.0), _mm256_max_ps(self.1, other.1)))
+    }
+
+    #[inline(always)]
+    fn min_magnitude(self, limit: Self) -> Self {
+        avx2!({
+            let sign = _mm256_set1_ps(-0.0);
+            let (a, b) = (_mm256_andnot_ps(sign, self.0), _mm256_andnot_ps(sign, self.1));
+            Avx2Lanes(_mm256_min_ps(a, limit.0), _mm256_min_ps(b, limit.1))
+        })
     }
 
     #[inline(always)]

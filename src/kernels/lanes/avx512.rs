@@ -92,15 +92,13 @@ impl Lanes for Avx512Lanes {
 
     #[inline(always)]
     unsafe fn store_64_u8(lanes: [Self; 4], offset: i32, to: *mut u8) {
-        // Packing saturates to i16 and then to u8; a NaN is the smallest i32. It works within quarters, which hold
-        // a0 b0 c0 d0 a1 ... d3 in fours of bytes, and are put back in order.
+        // Packing and adding saturate to i16, and packing again to u8; a NaN is the smallest i32. It works within
+        // quarters, which hold a0 b0 c0 d0 a1 ... d3 in fours of bytes, and are put back in order.
         let q = avx512!({
-            let offset = _mm512_set1_epi32(offset);
-            let a = _mm512_add_epi32(_mm512_cvtps_epi32(lanes[0].0), offset);
-            let b = _mm512_add_epi32(_mm512_cvtps_epi32(lanes[1].0), offset);
-            let c = _mm512_add_epi32(_mm512_cvtps_epi32(lanes[2].0), offset);
-            let d = _mm512_add_epi32(_mm512_cvtps_epi32(lanes[3].0), offset);
-            let bytes = _mm512_packus_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+            let offset = _mm512_set1_epi16(offset as i16);
+            let ab = _mm512_packs_epi32(_mm512_cvtps_epi32(lanes[0].0), _mm512_cvtps_epi32(lanes[1].0));
+            let cd = _mm512_packs_epi32(_mm512_cvtps_epi32(lanes[2].0), _mm512_cvtps_epi32(lanes[3].0));
+            let bytes = _mm512_packus_epi16(_mm512_adds_epi16(ab, offset), _mm512_adds_epi16(cd, offset));
             let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
             _mm512_permutexvar_epi32(order, bytes)
         });
@@ -141,6 +139,13 @@ impl Lanes for Avx512Lanes {
     #[inline(always)]
     fn max(self, other: Self) -> Self {
         Avx512Lanes(avx512!(_mm512_max_ps(self.0, other.0)))
+    }
+
+    #[inline(always)]
+    fn min_magnitude(self, limit: Self) -> Self {
+        const SMALLER_MAGNITUDE: i32 = 0b10;
+        const POSITIVE: i32 = 0b1000;
+        Avx512Lanes(avx512!(_mm512_range_ps::<{ SMALLER_MAGNITUDE | POSITIVE }>(self.0, limit.0)))
     }
 
     #[inline(always)]

@@ -85,6 +85,8 @@ pub(crate) trait Lanes: Copy {
     fn min(self, other: Self) -> Self;
     /// `if self > other { self } else { other }`, which is `other` when one is NaN.
     fn max(self, other: Self) -> Self;
+    /// The smaller one of `|self|` and `limit`, which is above 0; `limit` when `self` is NaN.
+    fn min_magnitude(self, limit: Self) -> Self;
     /// The nearest integer, halves to even.
     fn round(self) -> Self;
     /// `self * 2^n` for lanes from 2^-1 to 2^15 and integers `n` from -126 to 127 whose result is a normal number;
@@ -172,6 +174,19 @@ pub(crate) trait Ints: Copy {
     fn max_lane(self) -> i32;
     /// Largest lane, taken as u32.
     fn max_unsigned_lane(self) -> u32;
+}
+
+/// Walks `len` values by groups of 16: `f(at, count)` for the first value of each and how many it has, 16 or, in the
+/// last one, fewer. `f` must be `#[inline(always)]`; for a count of 16 it is compiled on its own, without masks.
+#[inline(always)]
+pub(crate) fn groups(len: usize, mut f: impl FnMut(usize, usize)) {
+    let whole = len / LANES * LANES;
+    for at in (0..whole).step_by(LANES) {
+        f(at, LANES);
+    }
+    if whole < len {
+        f(whole, len - whole);
+    }
 }
 
 /// A kernel written over [`Lanes`]. `run` must be `#[inline(always)]`, so that it is compiled for the instruction

@@ -118,6 +118,11 @@ impl Lanes for ScalarLanes {
     }
 
     #[inline(always)]
+    fn min_magnitude(self, limit: Self) -> Self {
+        self.zip(limit, |x, limit| if x.abs() < limit { x.abs() } else { limit })
+    }
+
+    #[inline(always)]
     fn round(self) -> Self {
         ScalarLanes(self.0.map(f32::round_ties_even))
     }

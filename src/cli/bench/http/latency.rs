@@ -1,13 +1,15 @@
 //! One client with one connection and short texts: what HTTP, JSON, threads and the client add to tokenizing and
 //! computing.
 
-use std::time::Instant;
+use std::time::Duration;
 
 use serde_json::json;
 
 use crate::architectures::RaggedBatch;
 use crate::cli::bench::report::Section;
 use crate::cli::table::Table;
+use crate::eval::rounds::{Budget, together};
+use crate::eval::speed;
 use crate::telemetry::Stage;
 
 use super::load::{Arrivals, Outcome, Request, run as load};
@@ -47,12 +49,12 @@ pub(super) fn run(subject: &Subject) -> anyhow::Result<Section> {
             service.name, found.requests, found.texts,
         ));
     }
-    notes.push(
+    notes.push(format!(
         "Stages as the server tells them; tokenize includes reading the request, rest is what the server does not \
-         see: sockets and wake-ups. Alone: the same text in a loop in this process, on one thread. Added: total \
-         without both, request by request."
-            .into(),
-    );
+         see: sockets and wake-ups. Alone: the same text in a loop in this process, computed on {} thread(s) together. \
+         Added: total without both, request by request.",
+        subject.threads
+    ));
     let title = "HTTP: one connection, short texts";
     Ok(Section { key: "http_latency", title, table, rows, figures: Vec::new(), notes })
 }
@@ -82,7 +84,7 @@ fn measure(subject: &Subject, service: &Service) -> anyhow::Result<Found> {
     let turns = (subject.duration.as_secs_f64() / pace / (TURNS * texts.len()) as f64).ceil().max(1.0) as usize;
     let (mut samples, mut tokenizing, mut computing) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..TURNS {
-        let alone = alone(service, &texts, turns)?;
+        let alone = alone(service, &texts, subject.threads, turns)?;
         tokenizing.push(alone.0);
         computing.push(alone.1);
         samples.extend(rounds(&requests, turns * requests.len())?.samples);
@@ -111,23 +113,18 @@ fn measure(subject: &Subject, service: &Service) -> anyhow::Result<Found> {
     })
 }
 
-/// Median seconds of tokenizing each text, and of computing it, in `turns` turns (at least 5) on this thread.
-fn alone(service: &Service, texts: &[&str], turns: usize) -> anyhow::Result<(Vec<f64>, Vec<f64>)> {
-    let mut workspace = service.model.encoder.workspace();
-    let mut times = vec![(Vec::new(), Vec::new()); texts.len()];
-    let mut batch = RaggedBatch::new();
-    for _ in 0..turns.max(5) {
-        for (text, (tokenizing, computing)) in texts.iter().zip(&mut times) {
-            let began = Instant::now();
-            let encoding = service.tokenizer.encode(text, None, service.max_tokens)?;
-            let tokenized = Instant::now();
-            batch.clear();
-            batch.push(&encoding.ids, &encoding.type_ids);
-            std::hint::black_box(service.model.rows(&batch, &mut workspace));
-            tokenizing.push((tokenized - began).as_secs_f64());
-            computing.push(tokenized.elapsed().as_secs_f64());
-        }
+/// Median seconds of tokenizing each text, and of computing it on `threads` threads together, in `turns` turns (at least
+/// 5).
+fn alone(service: &Service, texts: &[&str], threads: usize, turns: usize) -> anyhow::Result<(Vec<f64>, Vec<f64>)> {
+    let turns = Budget { duration: Duration::ZERO, at_least: turns.max(5), warm_up: true };
+    let mut times = (Vec::new(), Vec::new());
+    for text in texts {
+        let encoding = service.tokenizer.encode(text, None, service.max_tokens)?;
+        let tokenize = || _ = std::hint::black_box(service.tokenizer.encode(text, None, service.max_tokens));
+        let mut batch = RaggedBatch::new();
+        batch.push(&encoding.ids, &encoding.type_ids);
+        times.0.push(together(1, turns, || (), |_| tokenize).median());
+        times.1.push(speed::latency(service.model.encoder.as_ref(), &batch, threads, turns).median());
     }
-    let medians = times.into_iter().map(|(t, c)| (percentiles(t)[0], percentiles(c)[0]));
-    Ok(medians.unzip())
+    Ok(times)
 }
