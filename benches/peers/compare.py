@@ -10,8 +10,8 @@ round only. Parts that are not asked for keep what an earlier run found, with it
 import argparse
 import contextlib
 import datetime
-import fcntl
 import json
+import shlex
 import statistics
 import subprocess
 import sys
@@ -20,12 +20,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import accuracy
+import amx
 import processes
 import report
 import roster
 import workload
 
-PARTS = ("threads-2", "threads-1", "avx2", "bert-base", "accuracy")
+PARTS = ("threads-2", "threads-1", "no-amx", "avx2", "bert-base", "bert-base-no-amx", "accuracy")
 PACKAGES = ("ctranslate2", "nncf", "numpy", "onnx", "onnxruntime", "openvino", "tokenizers", "torch", "transformers")
 # Engines spin for a moment after their last run.
 PAUSE_SECONDS = 0.3
@@ -34,28 +35,32 @@ STREAM_PASSES = 1
 
 
 class SharedMachine:
-    """A lock that those who measure on the same machine agree on; held for some work at a time, so that all get on."""
+    """Turns on a machine that others use too: a command that answers with a line when the machine is free, and gives it
+    back when its standard input is closed. Held for some work at a time, so that all get on."""
 
-    HOLD_SECONDS = 90
+    HOLD_SECONDS = 50
 
-    def __init__(self, file: Path | None):
-        self.lock = file and file.open("a")
-        self.taken = None
+    def __init__(self, command: str | None):
+        self.command = command and shlex.split(command)
+        self.holder = None
+        self.taken = 0.0
 
     @contextlib.contextmanager
     def turn(self):
-        """Takes the lock, if there is one and it is not held, and gives it back when it was held long enough."""
-        if self.lock and self.taken is None:
-            fcntl.flock(self.lock, fcntl.LOCK_EX)
+        """Takes the machine, if it is shared and not held, and gives it back when it was held long enough."""
+        if self.command and self.holder is None:
+            self.holder = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            self.holder.stdout.readline()
             self.taken = time.monotonic()
         yield
-        if self.taken is not None and time.monotonic() - self.taken > self.HOLD_SECONDS:
+        if time.monotonic() - self.taken > self.HOLD_SECONDS:
             self.give_back()
 
     def give_back(self) -> None:
-        if self.taken is not None:
-            fcntl.flock(self.lock, fcntl.LOCK_UN)
-            self.taken = None
+        if self.holder:
+            self.holder.stdin.close()
+            self.holder.wait()
+            self.holder = None
 
 
 class Comparison:
@@ -63,9 +68,9 @@ class Comparison:
 
     def __init__(self, args: argparse.Namespace):
         self.args = args
-        # Of the parts beside threads-2.
+        # Of the parts beside threads-2 and no-amx.
         self.fewer = min(3, args.rounds)
-        self.shared = SharedMachine(args.lock)
+        self.shared = SharedMachine(args.hold)
         root = args.root
         work = root / "target/peers"
         self.place = roster.Place(
@@ -123,12 +128,12 @@ class Comparison:
         first %= len(running)
         print(what, file=sys.stderr, flush=True)
         digests = {}
-        with self.shared.turn():
-            for entry, process in running[first:] + running[:first]:
+        for entry, process in running[first:] + running[:first]:
+            with self.shared.turn():
                 time.sleep(PAUSE_SECONDS)
                 answer = process.ask(task)
-                digests[entry.name] = answer.pop("ids_sha256")
-                results.setdefault(entry.name, []).append(answer)
+            digests[entry.name] = answer.pop("ids_sha256")
+            results.setdefault(entry.name, []).append(answer)
         if len(set(digests.values())) != 1:
             raise processes.EngineFailed(f"{what}: the engines had different token ids: {digests}")
 
@@ -140,11 +145,20 @@ class Comparison:
     def threads_1(self) -> dict:
         return self.part(roster.CONTENDERS, (), self.place, 1, workload.GRID, ("arrival",), self.fewer)
 
+    def no_amx(self) -> dict:
+        entries, others = roster.without_amx(roster.CONTENDERS), roster.without_amx(roster.OTHERS)
+        others = () if self.args.quick else others
+        orders = ("arrival", "sorted")
+        return self.part(entries, others, self.place, 2, workload.GRID, orders, self.args.rounds)
+
     def avx2(self) -> dict:
         return self.part(roster.AVX2, (), self.place, 2, workload.GRID, ("arrival",), self.fewer)
 
     def bert_base(self) -> dict:
         return self.part(roster.BASE, (), self.base_place, 2, roster.BASE_CELLS, (), self.fewer)
+
+    def bert_base_no_amx(self) -> dict:
+        return self.part(roster.without_amx(roster.BASE), (), self.base_place, 2, roster.BASE_CELLS, (), self.fewer)
 
     def accuracy(self) -> dict:
         """Closeness to f32 of every engine's vectors of the golden sentences; no times."""
@@ -182,7 +196,7 @@ def machine() -> str:
     cpuinfo = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     fields = dict(line.split(":", 1) for line in cpuinfo.splitlines() if ":" in line)
     fields = {name.strip(): value.strip() for name, value in fields.items()}
-    flags = [flag for flag in ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16") if flag in fields["flags"].split()]
+    flags = [flag for flag in ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16") if flag in fields["flags"].split()]
     memory = next(int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines() if "MemTotal" in line)
     return (
         f"{fields['model name']} (family {fields['cpu family']}, model {fields['model']}), "
@@ -214,15 +228,14 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="the repository")
     parser.add_argument("--float", type=Path, required=True, help="all-MiniLM-L6-v2 in f32")
     parser.add_argument("--command", required=True, help="what the reader types to run this, for the report")
-    parser.add_argument("--rounds", type=int, help="rounds of threads-2, and at most 3 of the others [default: 5]")
+    parser.add_argument("--rounds", type=int, help="rounds of threads-2 and no-amx, and at most 3 of the others [default: 5]")
     parser.add_argument("--seconds", type=float, help="time for each cell and engine [default: 1]")
-    parser.add_argument("--only", default=",".join(PARTS), help=f"parts to run [default: {','.join(PARTS)}]")
-    parser.add_argument("--quick", action="store_true", help="2 rounds, 0.3 s, contenders only, threads-2 and accuracy")
-    parser.add_argument("--lock", type=Path, help="file to lock while something runs, where a machine is shared")
+    parser.add_argument("--only", help=f"parts to run [default: {','.join(PARTS)}]")
+    parser.add_argument("--quick", action="store_true", help="2 rounds, 0.3 s, contenders only; threads-2, no-amx, accuracy")
+    parser.add_argument("--hold", metavar="COMMAND", help="gives turns on a shared machine; see SharedMachine")
     parser.add_argument("--docs", type=Path, help="Markdown file whose generated section is replaced")
     args = parser.parse_args()
-    if args.quick:
-        args.only = "threads-2,accuracy"
+    args.only = args.only or ("threads-2,no-amx,accuracy" if args.quick else ",".join(PARTS))
     args.rounds = args.rounds or (2 if args.quick else 5)
     args.seconds = args.seconds or (0.3 if args.quick else 1.0)
     parts = args.only.split(",")
@@ -237,6 +250,10 @@ def main() -> None:
     results["versions"] = {name: version(name) for name in PACKAGES} | rust_versions(args.root)
     results["workload"] = report.describe_stream(workload.read_ids(comparison.stream_ids))
     for part in parts:
+        if part.endswith("no-amx") and not amx.is_there():
+            print(f"{part}: left out, this CPU has no AMX", file=sys.stderr)
+            results["parts"].pop(part, None)
+            continue
         started = time.monotonic()
         try:
             found = getattr(comparison, part.replace("-", "_"))()

@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import amx
 import roster
 
 HERE = Path(__file__).resolve().parent
@@ -49,7 +50,7 @@ class Worker:
             stderr=self.errors,
             env=env,
             text=True,
-            preexec_fn=on_cpus(threads),
+            preexec_fn=prepare(entry, threads),
         )
         self.answer()
 
@@ -80,7 +81,7 @@ class Octet:
     def __init__(self, entry: roster.Entry, place: roster.Place, threads: int, stream: Path):
         model = place.float_model if "--float" in entry.flags else place.octet_model
         self.command = [place.octet, "bench", model, "--texts", stream, "--threads", threads, "--json", *entry.flags]
-        self.cpus = on_cpus(threads)
+        self.prepare = prepare(entry, threads)
 
     def ask(self, task: dict) -> dict:
         section = task["task"]
@@ -93,7 +94,7 @@ class Octet:
             capture_output=True,
             text=True,
             timeout=TIMEOUT_SECONDS,
-            preexec_fn=self.cpus,
+            preexec_fn=self.prepare,
         )
         if done.returncode != 0:
             raise EngineFailed(f"octet bench ended with status {done.returncode}:\n{done.stderr.strip()}")
@@ -111,10 +112,16 @@ class Octet:
         pass
 
 
-def on_cpus(threads: int):
-    """What a new process does first: it keeps to as many CPUs as it has threads."""
+def prepare(entry: roster.Entry, threads: int):
+    """What a new process does first: it keeps to as many CPUs as it has threads, and does without AMX if `entry` does."""
     cpus = sorted(os.sched_getaffinity(0))[:threads]
-    return lambda: os.sched_setaffinity(0, cpus)
+
+    def in_child() -> None:
+        os.sched_setaffinity(0, cpus)
+        if not entry.amx:
+            amx.refuse()
+
+    return in_child
 
 
 def summary(times: list[float]) -> dict:

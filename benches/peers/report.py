@@ -136,6 +136,7 @@ def base_table(part: dict) -> str:
         [f"{title}, {label}"] + [f"{ratio(part['grid'][cell], names, of):.2f}" for cell in cells]
         for title, names in groups.items()
         for label, of in (("best", best), ("median", middle))
+        if ratio(part["grid"][cells[0]], names, of)
     ]
     return table(["time / octet's"] + cells, rows)
 
@@ -166,8 +167,9 @@ def markdown(results: dict) -> str:
         "Versions: " + ", ".join(f"{name} {number}" for name, number in results["versions"].items()) + ".\n",
     ]
     for key, heading in (
-        ("threads-2", "Two threads"),
-        ("threads-1", "One thread"),
+        ("threads-2", "As the machine is, two threads"),
+        ("threads-1", "As the machine is, one thread"),
+        ("no-amx", "AVX-512 VNNI without AMX, two threads"),
         ("avx2", "AVX2 only, two threads"),
     ):
         if part := parts.get(key):
@@ -178,8 +180,12 @@ def markdown(results: dict) -> str:
                 f"{stream['padded_sorted']:,} sorted.\n",
                 stream_table(part, stream["tokens"]),
             ]
-    if part := parts.get("bert-base"):
-        blocks += ["### BERT-base's size, two threads\n", measured(part), latency_table(part), base_table(part)]
+    for key, heading in (
+        ("bert-base", "BERT-base's size, as the machine is, two threads"),
+        ("bert-base-no-amx", "BERT-base's size, AVX-512 VNNI without AMX, two threads"),
+    ):
+        if part := parts.get(key):
+            blocks += [f"### {heading}\n", measured(part), latency_table(part), base_table(part)]
     if part := parts.get("accuracy"):
         blocks += ["### Accuracy\n", f"{part['date']}, commit {part['commit']}.\n", accuracy_table(part)]
     return "\n".join(blocks)

@@ -1,6 +1,6 @@
 """Who takes part: octet and its peers, by the names that the results use."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import engines
@@ -40,6 +40,8 @@ class Entry:
     flags: tuple[str, ...] = ()
     cells: tuple[str, ...] = workload.GRID
     orders: tuple[str, ...] = ("arrival", "sorted")
+    # Without it the process is refused AMX; see amx.py.
+    amx: bool = True
 
 
 OCTET = Entry("octet", "octet int8", True, "octet", orders=("arrival",))
@@ -90,11 +92,17 @@ AVX2 = (
 # BERT-base's size. Cells of 128 tokens.
 BASE_CELLS = ("1x128", "8x128")
 BASE = tuple(
-    Entry(entry.name, entry.title, entry.int8, entry.engine, entry.env, entry.flags, BASE_CELLS, ())
+    replace(entry, cells=BASE_CELLS, orders=())
     for entry in (*CONTENDERS, *OTHERS)
     if entry.name
     in ("octet", "openvino-int8-f32", "openvino-int8-bf16", "onnxruntime-int8", "rten-int8", "ctranslate2-int8", "candle-f32")
 )
+
+
+def without_amx(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+    """The int8 engines of `entries` on AVX-512 VNNI."""
+    flags = lambda entry: ("--set", "engine.isa=avx512_vnni") if entry.engine == "octet" else ()
+    return tuple(replace(entry, amx=False, flags=flags(entry)) for entry in entries if entry.int8)
 
 
 @dataclass(frozen=True)

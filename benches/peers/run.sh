@@ -3,7 +3,7 @@
 #
 #   benches/peers/run.sh                 all parts: about half an hour on 2 CPUs
 #   benches/peers/run.sh --quick         the grid and the stream, int8 only, briefly, and accuracy: about eight minutes
-#   benches/peers/run.sh --only avx2     one part: threads-2, threads-1, avx2, bert-base, accuracy
+#   benches/peers/run.sh --only avx2     one part: threads-2, threads-1, no-amx, avx2, bert-base, bert-base-no-amx, accuracy
 #   benches/peers/run.sh --docs docs/benchmarks.md
 #
 # Needs Linux on x86-64, cargo, python3 (3.11) with venv and pip, and 10 GB in target/. The first run fetches the peers
