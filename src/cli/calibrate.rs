@@ -8,7 +8,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 
 use crate::architectures::ProblemType;
-use crate::checkpoint::{DEFAULT_THRESHOLD, QuantManifest, card, update_manifest};
+use crate::checkpoint::{DEFAULT_THRESHOLD, QuantManifest, Reference, card, update_manifest};
 use crate::data::{Example, read_with};
 use crate::eval::EvalError;
 use crate::eval::calibration::{Calibration, multi_label, sigmoid_temperature, single_label, softmax_temperature};
@@ -25,7 +25,7 @@ use super::{Common, kernels, model_folder, progress};
 ///
 /// The temperature divides the logits, so that a score of 0.8 is right in about 80 of 100 cases; which class is best does
 /// not change. Use texts that the model was not trained on and is not tested on. With --write both are stored in the
-/// model's quant.json and served:
+/// model's quant.json and served, and so is what live traffic is compared with, which the temperature changes:
 ///
 ///   octet calibrate models/my-model --data dev.jsonl --write
 #[derive(Args)]
@@ -68,6 +68,7 @@ pub(super) fn run(args: CalibrateArgs, common: &Common) -> anyhow::Result<()> {
         update_manifest(&folder, |manifest| {
             manifest.temperature = Some(fitted.temperature);
             manifest.thresholds = fitted.thresholds;
+            manifest.reference = Some(fitted.reference);
         })?;
         card::write(&folder).context("cannot write the model card")?;
         println!(
@@ -82,6 +83,12 @@ pub(super) fn run(args: CalibrateArgs, common: &Common) -> anyhow::Result<()> {
 struct Fitted {
     temperature: f32,
     thresholds: BTreeMap<String, f32>,
+    /// What the model read and answers with that temperature: what live traffic is compared with.
+    reference: Reference,
+}
+
+fn dataset(args: &CalibrateArgs) -> String {
+    args.data.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Logits of the examples, `[examples][classes]`.
@@ -118,7 +125,14 @@ fn one_label(args: &CalibrateArgs, mut classifier: Classifier, examples: &[Examp
         row(&mut table, what, temperature, accuracy, &single_label(&rows, &truths));
     }
     println!("{} labelled texts\n\n{table}", labelled.len());
-    Ok(Fitted { temperature: fitted, thresholds: BTreeMap::new() })
+    let activation = classifier.default_activation();
+    let choice = |logits: &Vec<f32>| {
+        let scores = classifier.activate(logits, activation);
+        (best(&scores), scores[best(&scores)])
+    };
+    let choices: Vec<_> = outputs.logits.iter().map(choice).collect();
+    let reference = Reference::of(&dataset(args), classifier.labels.len(), &choices, &outputs.lengths);
+    Ok(Fitted { temperature: fitted, thresholds: BTreeMap::new(), reference })
 }
 
 fn several_labels(args: &CalibrateArgs, mut classifier: Classifier, examples: &[Example]) -> anyhow::Result<Fitted> {
@@ -163,7 +177,8 @@ fn several_labels(args: &CalibrateArgs, mut classifier: Classifier, examples: &[
         thresholds.insert(label.clone(), threshold);
     }
     println!("{table}\nThresholds fit the texts that they were chosen on best; on others expect a little less.");
-    Ok(Fitted { temperature: fitted, thresholds })
+    let reference = Reference::of(&dataset(args), classifier.labels.len(), &[], &outputs.lengths);
+    Ok(Fitted { temperature: fitted, thresholds, reference })
 }
 
 fn counts(scores: &[f32], truths: &[bool], threshold: f32) -> Counts {

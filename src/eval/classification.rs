@@ -15,8 +15,8 @@ use super::{BATCH_TOKENS, EvalError, TEXTS_AT_ONCE};
 pub struct Outputs {
     /// Logits by class, `[texts][classes]`.
     pub logits: Vec<Vec<f32>>,
-    /// Tokens the model read.
-    pub tokens: usize,
+    /// Tokens the model read of each text, special tokens included.
+    pub lengths: Vec<usize>,
     /// Texts that were longer than the model reads.
     pub truncated: usize,
     /// Wall time on one thread, tokenization included.
@@ -43,7 +43,7 @@ pub fn run(
             let answers = classifier.run(inputs, &options, BATCH_TOKENS).map_err(|source| refused(chunk, source))?;
             outputs.seconds += started.elapsed().as_secs_f64();
             for answer in answers {
-                outputs.tokens += answer.tokens;
+                outputs.lengths.push(answer.tokens);
                 outputs.truncated += usize::from(answer.truncated);
                 let mut logits = vec![0.0; classifier.labels.len()];
                 for score in &answer.scores {

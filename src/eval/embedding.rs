@@ -15,8 +15,8 @@ const MOST_NEIGHBOURS: usize = 4000;
 pub struct Vectors {
     /// One per text, as the model gives them.
     pub vectors: Vec<Vec<f32>>,
-    /// Tokens the model read.
-    pub tokens: usize,
+    /// Tokens the model read of each text, special tokens included.
+    pub lengths: Vec<usize>,
     /// Texts that were longer than the model reads.
     pub truncated: usize,
     /// Wall time on one thread, tokenization included.
@@ -51,7 +51,7 @@ pub fn embed_with_all(
             let answers = answers.map_err(|e| (number * TEXTS_AT_ONCE + super::classification::index_of(&e), e))?;
             vectors.seconds += started.elapsed().as_secs_f64();
             for answer in answers {
-                vectors.tokens += answer.tokens;
+                vectors.lengths.push(answer.tokens);
                 vectors.truncated += usize::from(answer.truncated);
                 vectors.vectors.push(answer.vector);
             }

@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use serde_json::{Value, json};
 
 use super::process;
+use super::support::Connection;
 
 const SENTIMENT: &str = "models/sentiment";
 const ENCODER: &str = "models/all-MiniLM-L6-v2";
@@ -209,13 +210,49 @@ fn thresholds_are_fitted_stored_served_and_used() {
     let thresholds = manifest["thresholds"].as_object().unwrap();
     assert_eq!(thresholds.keys().collect::<Vec<_>>(), ["insult", "spam", "threat", "toxic"]);
     assert_eq!(thresholds["threat"], 0.5, "a label that is never true keeps the usual threshold");
-    let after = report(&scratch, &[&folder, "--data", &data]);
+    let after = report(&scratch, &[&folder, "--data", &data, "--write"]);
     let f1 = |report: &Value| number(&report["accuracy"][0]["f1_macro"]);
     assert!(f1(&after) >= f1(&before) && f1(&after) > 0.3, "{} and {}", f1(&before), f1(&after));
     assert!(number(&after["accuracy"][0]["nll"]) <= number(&before["accuracy"][0]["nll"]) + 1e-6);
+    let manifest: Value =
+        serde_json::from_slice(&std::fs::read(Path::new(&folder).join("quant.json")).unwrap()).unwrap();
+    let lengths = manifest["reference"]["tokens"]["counts"].as_array().unwrap().iter().map(number).sum::<f64>();
+    assert_eq!((lengths, manifest["reference"].get("labels")), (8.0, None), "what drift is told by");
+    assert!(manifest["scores"].as_array().unwrap().iter().any(|score| score["metric"] == "f1_micro"));
     assert!(runs(&["inspect", &folder]).contains("thresholds"));
     let error = refuses(&["calibrate", "tests/goldens/xlm-roberta-regression", "--data", &data]);
     assert!(error.contains("Regression"), "{error}");
+    served_with_thresholds(&folder, &manifest);
+}
+
+/// The thresholds are told, decide which labels are answered, and give way to a request's own.
+fn served_with_thresholds(folder: &str, manifest: &Value) {
+    let mut command = process::octet();
+    let (_server, address) = process::serve(command.args(["serve", "--port", "0", "--model", &format!("m={folder}")]));
+    let mut connection = Connection::open(address).unwrap();
+    let model = connection.request("GET", "/v1/models/m", &[], b"").json();
+    for label in ["insult", "spam", "threat", "toxic"] {
+        assert_eq!(
+            number(&model["thresholds"][label]) as f32,
+            number(&manifest["thresholds"][label]) as f32,
+            "{model}"
+        );
+    }
+    assert_eq!(number(&model["temperature"]) as f32, number(&manifest["temperature"]) as f32);
+    let mut scores = |extra: Value| {
+        let mut body = json!({"model": "m", "input": "the cat sat"});
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let answer = connection.request("POST", "/v1/classify", &[], body.to_string().as_bytes()).json();
+        answer["data"][0]["scores"].as_array().unwrap_or_else(|| panic!("{answer}")).clone()
+    };
+    let all = scores(json!({"threshold": 0}));
+    assert_eq!(all.len(), 4);
+    let reaches =
+        |s: &&Value| number(&s["score"]) as f32 >= number(&manifest["thresholds"][s["label"].as_str().unwrap()]) as f32;
+    let expected: Vec<&Value> = all.iter().filter(reaches).collect();
+    let expected = if expected.is_empty() { vec![&all[0]] } else { expected };
+    assert_eq!(scores(json!({})).iter().collect::<Vec<_>>(), expected);
+    assert_eq!(scores(json!({"threshold": 1})).len(), 1, "the best one stays");
 }
 
 #[test]
@@ -235,5 +272,9 @@ fn a_temperature_changes_scores_and_no_class() {
         assert_eq!(figure(&before, name), figure(&after, name), "{name}");
     }
     assert!(figure(&after, "nll") <= figure(&before, "nll"), "the likelihood is what was fitted");
+    let manifest: Value =
+        serde_json::from_slice(&std::fs::read(Path::new(&folder).join("quant.json")).unwrap()).unwrap();
+    let counts = |name: &str| manifest["reference"][name].as_array().unwrap().iter().map(number).sum::<f64>();
+    assert_eq!((counts("labels"), &manifest["reference"]["dataset"]), (100.0, &json!("data")), "what drift is told by");
     assert_ne!(before["models"][0]["temperature"], after["models"][0]["temperature"]);
 }

@@ -73,10 +73,8 @@ pub(super) fn compare(arena: &Arena<'_>, classifiers: &[&Classifier]) -> anyhow:
             let measured = Measured {
                 figures: if labelled { figures } else { Vec::new() },
                 main: labelled.then(|| (table.accuracy(), Some(wilson(table.right(), table.total())))),
-                seconds: outputs[index].seconds,
-                texts: examples.len(),
-                tokens: outputs[index].tokens,
-                truncated: outputs[index].truncated,
+                choices: own.iter().map(|scores| (best(scores), scores[best(scores)])).collect(),
+                ..Measured::of_outputs(&outputs[index])
             };
             Run { evaluation, scores, values, measured }
         })

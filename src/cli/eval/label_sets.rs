@@ -69,10 +69,7 @@ pub(super) fn compare(arena: &Arena<'_>, classifiers: &[&Classifier]) -> anyhow:
                 ("brier", calibration.brier),
             ],
             main: Some((exact as f64 / n as f64, Some(wilson(exact, n)))),
-            seconds: outputs[index].seconds,
-            texts: arena.examples.len(),
-            tokens: outputs[index].tokens,
-            truncated: outputs[index].truncated,
+            ..Measured::of_outputs(&outputs[index])
         });
         runs.push(Run { judged, calibration, given });
     }

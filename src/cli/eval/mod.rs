@@ -16,8 +16,10 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 
 use crate::architectures::ProblemType;
-use crate::checkpoint::{QuantManifest, Score, card, update_manifest};
+use crate::checkpoint::{QuantManifest, Reference, Score, card, update_manifest};
 use crate::data::{Example, read_with};
+use crate::eval::classification::Outputs;
+use crate::eval::embedding::Vectors;
 use crate::eval::interval::Interval;
 use crate::eval::labels;
 
@@ -35,7 +37,8 @@ use report::Report;
 ///   octet eval models/sentiment models/sentiment@f32 --data test.jsonl --html report.html
 ///
 /// With --float the first model also runs on the weights that it was quantized from, and that is the reference. With
-/// --write the figures of the first model go into its quant.json and model card, and `octet serve` exports them:
+/// --write the figures of the first model, and the labels, confidence and lengths that its live traffic is compared with,
+/// go into its quant.json and model card, and `octet serve` exports them:
 ///
 ///   octet eval models/sentiment --data test.jsonl --float path/to/float-encoder --write
 ///
@@ -86,7 +89,7 @@ pub(super) struct EvalArgs {
     /// Write tables and figures as one page
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
-    /// Store the scores in the first model's folder
+    /// Store the scores in the first model's folder, and what live traffic is compared with
     #[arg(long)]
     write: bool,
     #[command(flatten)]
@@ -120,11 +123,29 @@ struct Measured {
     main: Option<(f64, Option<Interval>)>,
     /// Wall time of all texts in batches on one thread.
     seconds: f64,
-    /// Texts and tokens in that time; 0 tokens where they are not counted.
+    /// Texts in that time, and the tokens of each where they are counted.
     texts: usize,
-    tokens: usize,
+    lengths: Vec<usize>,
+    /// Of a model that chooses one label: the index and the score of its choice for each text.
+    choices: Vec<(usize, f32)>,
     /// Texts that were longer than the model reads.
     truncated: usize,
+}
+
+impl Measured {
+    fn of_outputs(outputs: &Outputs) -> Self {
+        let (texts, lengths) = (outputs.lengths.len(), outputs.lengths.clone());
+        Measured { seconds: outputs.seconds, texts, lengths, truncated: outputs.truncated, ..Measured::default() }
+    }
+
+    fn of_vectors(vectors: &Vectors) -> Self {
+        let (texts, lengths) = (vectors.lengths.len(), vectors.lengths.clone());
+        Measured { seconds: vectors.seconds, texts, lengths, truncated: vectors.truncated, ..Measured::default() }
+    }
+
+    fn tokens(&self) -> usize {
+        self.lengths.iter().sum()
+    }
 }
 
 impl Arena<'_> {
@@ -219,6 +240,7 @@ pub(super) fn run(args: EvalArgs, common: &Common) -> anyhow::Result<()> {
         update_manifest(folder, |manifest| {
             manifest.scores.retain(|s| !scores.iter().any(|n| n.dataset == s.dataset));
             manifest.scores.extend(scores.clone());
+            manifest.reference = read_and_answered(&contestants[0], &report);
         })?;
         card::write(folder).context("cannot write the model card")?;
         println!("\nstored in {}", folder.display());
@@ -231,6 +253,14 @@ fn dataset(args: &EvalArgs) -> anyhow::Result<String> {
         Some(name) => Ok(name.clone()),
         None => Ok(args.data.file_stem().context("--data names no file")?.to_string_lossy().into_owned()),
     }
+}
+
+/// What the first model read and answered: what its live traffic is compared with. None where tokens were not counted.
+fn read_and_answered(first: &Contestant, report: &Report) -> Option<Reference> {
+    let measured = &report.results[0];
+    let classes = first.model.info.labels.len();
+    (!measured.lengths.is_empty())
+        .then(|| Reference::of(&report.dataset, classes, &measured.choices, &measured.lengths))
 }
 
 /// The figures of the first model, in every precision it ran in, as they are stored: each with the data set, its size, the

@@ -54,10 +54,7 @@ pub(super) fn compare(arena: &Arena<'_>, models: &[&Classifier]) -> anyhow::Resu
         results.push(Measured {
             figures,
             main: rho.map(|rho| (rho, interval)),
-            seconds: outputs[index].seconds,
-            texts: arena.examples.len(),
-            tokens: outputs[index].tokens,
-            truncated: outputs[index].truncated,
+            ..Measured::of_outputs(&outputs[index])
         });
     }
     let notes = vec!["95 %: bootstrap interval of Spearman's correlation.".into()];

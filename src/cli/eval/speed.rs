@@ -90,9 +90,9 @@ fn section<'a>(arena: &'a Arena<'_>, results: &[Measured], run: impl Fn(usize) -
         let info = &contestant.model.info;
         let weights: u64 = info.sizes.iter().map(|size| size.bytes).sum();
         let (texts_per_second, tokens_per_second) =
-            (measured.texts as f64 / measured.seconds, measured.tokens as f64 / measured.seconds);
+            (measured.texts as f64 / measured.seconds, measured.tokens() as f64 / measured.seconds);
         let ms = |seconds: f64| if times.texts == 0 { "-".into() } else { format!("{:.2}", 1e3 * seconds) };
-        let tokens = if measured.tokens == 0 { "-".into() } else { format!("{tokens_per_second:.0}") };
+        let tokens = if measured.lengths.is_empty() { "-".into() } else { format!("{tokens_per_second:.0}") };
         let mut cells = vec![contestant.name.clone(), format!("{texts_per_second:.0}"), tokens];
         cells.extend([
             ms(times.p50),
@@ -107,7 +107,7 @@ fn section<'a>(arena: &'a Arena<'_>, results: &[Measured], run: impl Fn(usize) -
         rows.push(json!({
             "model": contestant.name,
             "texts_per_second": texts_per_second,
-            "tokens_per_second": (measured.tokens > 0).then_some(tokens_per_second),
+            "tokens_per_second": (!measured.lengths.is_empty()).then_some(tokens_per_second),
             "latency_p50_seconds": timed.map(|t| t.p50),
             "latency_p90_seconds": timed.map(|t| t.p90),
             "latency_p99_seconds": timed.map(|t| t.p99),

@@ -30,16 +30,7 @@ pub(super) fn compare(arena: &Arena<'_>, embedders: &[&Embedder]) -> anyhow::Res
         })?;
     bar.finish_and_clear();
 
-    let mut results: Vec<Measured> = found
-        .iter()
-        .map(|vectors| Measured {
-            seconds: vectors.seconds,
-            texts: texts.len(),
-            tokens: vectors.tokens,
-            truncated: vectors.truncated,
-            ..Measured::default()
-        })
-        .collect();
+    let mut results: Vec<Measured> = found.iter().map(Measured::of_vectors).collect();
     let mut sections = Vec::new();
     let rated: Vec<(usize, usize, f64)> = pairs
         .iter()
