@@ -15,6 +15,8 @@ use super::{BATCH_TOKENS, EvalError, TEXTS_AT_ONCE};
 pub struct Outputs {
     /// Logits by class, `[texts][classes]`.
     pub logits: Vec<Vec<f32>>,
+    /// The number beside the classes, of each text; empty when the model gives none.
+    pub values: Vec<f32>,
     /// Tokens the model read of each text, special tokens included.
     pub lengths: Vec<usize>,
     /// Texts that were longer than the model reads.
@@ -44,6 +46,7 @@ pub fn run(
             outputs.seconds += started.elapsed().as_secs_f64();
             for answer in answers {
                 outputs.lengths.push(answer.tokens);
+                outputs.values.extend(answer.value.map(|value| value.value));
                 outputs.truncated += usize::from(answer.truncated);
                 let mut logits = vec![0.0; classifier.labels.len()];
                 for score in &answer.scores {

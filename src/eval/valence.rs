@@ -10,6 +10,8 @@ use super::metrics::Confusion;
 
 /// Scores nearer to 0 than this are neutral (VADER's documentation).
 const NEUTRAL: f64 = 0.05;
+/// Ratings, and numbers that models learned from them, lie between this and its opposite.
+pub const LARGEST_RATING: f64 = 4.0;
 /// The corpora in the order of the paper's tables, by the names that `sentences.py` gives them.
 pub const CORPORA: [&str; 4] = ["tweets", "movie", "amazon", "nyt"];
 

@@ -171,6 +171,7 @@ fn a_whole_encoder_is_trained_and_its_recipe_makes_the_same_model() {
     let float = Path::new(&run).join("model").to_str().unwrap().to_string();
     let output = octet(&["eval", &model, "--data", &data, "--float", &float, "--write"]);
     assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("model@float, its valence"), "{}", text(&output.stdout));
     let shown = text(&octet(&["inspect", &model]).stdout);
     assert!(shown.contains("negative, positive") && shown.contains("valence"), "{shown}");
     assert!(shown.contains("accuracy"), "{shown}");

@@ -27,7 +27,9 @@ struct Run {
     /// `[examples][all classes]`.
     scores: Vec<Vec<f32>>,
     /// Where the scores lie on the scale of the labels, for labels that have one.
-    values: Option<Vec<f64>>,
+    expected: Option<Vec<f64>>,
+    /// The number that the model gives beside the classes, and its name.
+    value: Option<(String, Vec<f64>)>,
     measured: Measured,
 }
 
@@ -58,7 +60,9 @@ pub(super) fn compare(arena: &Arena<'_>, classifiers: &[&Classifier]) -> anyhow:
             let own = outputs[index].scores(classifiers[index]);
             let scores = spread(&own, &places[index], all.len());
             let evaluation = evaluate(&scores, &truths, examples);
-            let values = scale.as_ref().map(|s| scores.iter().map(|row| labels::expected_value(row, s)).collect());
+            let expected = scale.as_ref().map(|s| scores.iter().map(|row| labels::expected_value(row, s)).collect());
+            let values = outputs[index].values.iter().map(|x| f64::from(*x)).collect();
+            let value = classifiers[index].value.clone().map(|name| (name, values));
             let (table, calibration) = (&evaluation.confusion, &evaluation.calibration);
             let labelled = table.total() > 0;
             let figures = vec![
@@ -76,7 +80,7 @@ pub(super) fn compare(arena: &Arena<'_>, classifiers: &[&Classifier]) -> anyhow:
                 choices: own.iter().map(|scores| (best(scores), scores[best(scores)])).collect(),
                 ..Measured::of_outputs(&outputs[index])
             };
-            Run { evaluation, scores, values, measured }
+            Run { evaluation, scores, expected, value, measured }
         })
         .collect();
     let mut sections = Vec::new();
@@ -88,8 +92,8 @@ pub(super) fn compare(arena: &Arena<'_>, classifiers: &[&Classifier]) -> anyhow:
         sections.push(section);
     }
     if arena.args.valence {
-        let scores: Option<Vec<&[f64]>> = runs.iter().map(|run| run.values.as_deref()).collect();
-        sections.push(valence::section(arena, scores)?);
+        let expected: Option<Vec<&[f64]>> = runs.iter().map(|run| run.expected.as_deref()).collect();
+        sections.push(valence::section(arena, expected, &numbers(arena, &runs))?);
     }
     let mut results: Vec<Measured> = Vec::new();
     let mut changes = Vec::new();
@@ -197,21 +201,35 @@ fn sources(arena: &Arena<'_>, runs: &[Run]) -> Option<Section> {
     Some(Section { key: "sources", title: "By source", table, rows, figures: Vec::new(), notes: Vec::new() })
 }
 
+/// The numbers that models give beside their classes, each with the names of both.
+fn numbers<'a>(arena: &Arena<'_>, runs: &'a [Run]) -> Vec<(String, &'a [f64])> {
+    let one = |(index, run): (usize, &'a Run)| {
+        let (name, values) = run.value.as_ref()?;
+        Some((format!("{}, its {name}", arena.name(index)), values.as_slice()))
+    };
+    runs.iter().enumerate().filter_map(one).collect()
+}
+
 /// How the scores follow the numbers that people gave, for labels that lie on a scale.
 fn ratings(arena: &Arena<'_>, runs: &[Run]) -> Option<Section> {
     let mut table = Table::new(["model", "n", "Pearson", "Spearman"]);
     let mut rows = Vec::new();
-    for (index, run) in runs.iter().enumerate() {
-        let values = run.values.as_ref()?;
+    let expected =
+        runs.iter().enumerate().filter_map(|(index, run)| Some((arena.name(index), run.expected.as_deref()?)));
+    let numbers = numbers(arena, runs);
+    for (name, values) in expected.chain(numbers.iter().map(|(name, values)| (name.as_str(), *values))) {
         let rated = arena.examples.iter().zip(values).filter_map(|(e, value)| Some((*value, e.rating?)));
         let (values, ratings): (Vec<f64>, Vec<f64>) = rated.unzip();
         let (r, rho) = (pearson(&values, &ratings), spearman(&values, &ratings));
-        table.row([arena.name(index).to_string(), values.len().to_string(), maybe(r), maybe(rho)]);
-        rows.push(json!({"model": arena.name(index), "n": values.len(), "pearson": r, "spearman": rho}));
+        table.row([name.to_string(), values.len().to_string(), maybe(r), maybe(rho)]);
+        rows.push(json!({"model": name, "n": values.len(), "pearson": r, "spearman": rho}));
+    }
+    if rows.is_empty() {
+        return None;
     }
     let notes = vec![
         "The value that the scores expect on the scale of the labels (negative -1, neutral 0, positive 1; or the number that \
-         a label begins with) beside the rating."
+         a label begins with) beside the rating; and the number that a model gives beside its classes."
             .into(),
     ];
     Some(Section { key: "ratings", title: "Scores and ratings", table, rows, figures: Vec::new(), notes })

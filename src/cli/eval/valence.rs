@@ -6,12 +6,17 @@ use serde_json::json;
 
 use crate::cli::section::Section;
 use crate::cli::table::Table;
-use crate::eval::valence::{self, Agreement, CORPORA, PUBLISHED};
+use crate::eval::valence::{self, Agreement, CORPORA, LARGEST_RATING, PUBLISHED};
 
 use super::Arena;
 
-/// Judges the scores of the contestants, -1..1 by contestant and example, by the ratings.
-pub(super) fn section(arena: &Arena<'_>, scores: Option<Vec<&[f64]>>) -> anyhow::Result<Section> {
+/// Judges the scores of the contestants, -1..1 by contestant and example, by the ratings; and the numbers that they give
+/// beside their classes, by name.
+pub(super) fn section(
+    arena: &Arena<'_>,
+    scores: Option<Vec<&[f64]>>,
+    numbers: &[(String, &[f64])],
+) -> anyhow::Result<Section> {
     let scores =
         scores.context("--valence: the models' labels must be negative and positive, with or without neutral")?;
     let in_range = scores.iter().copied().flatten().all(|x| (-1.0..=1.0).contains(x));
@@ -40,6 +45,10 @@ pub(super) fn section(arena: &Arena<'_>, scores: Option<Vec<&[f64]>>) -> anyhow:
         let figures = texts.iter().map(|texts| judge(&|i| own[i], texts)).collect();
         board.push(Row { who: arena.name(index), from: "measured", figures });
     }
+    for (name, own) in numbers {
+        let figures = texts.iter().map(|texts| judge(&|i| own[i] / LARGEST_RATING, texts)).collect();
+        board.push(Row { who: name, from: "measured", figures });
+    }
     for (column, name) in arena.args.score_column.iter().enumerate() {
         let figures = texts.iter().map(|texts| judge(&|i| arena.examples[i].scores[column], texts)).collect();
         board.push(Row { who: name, from: "measured", figures });
@@ -60,7 +69,7 @@ pub(super) fn section(arena: &Arena<'_>, scores: Option<Vec<&[f64]>>) -> anyhow:
     let notes = vec![
         "F1 (averaged with the frequencies of the classes) and Pearson's r. Truth: the sign of the mean rating, exactly 0 \
          being neutral. A score, the probability of positive minus that of negative, is positive from 0.05 on and negative \
-         from -0.05 down."
+         from -0.05 down; a number that a model gives beside its classes counts as a quarter, as ratings go to 4."
             .into(),
         format!(
             "Measured: on the texts of this file ({}). Published: by Hutto & Gilbert (VADER, ICWSM 2014, tables 4 and 5), on \
