@@ -78,7 +78,7 @@ fn two_precisions_of_the_shipped_classifier_are_compared_in_every_output() {
     let args = ["--json", &json, "--html", &html, "--flips", "3", "--latency-texts", "8", "--valence"];
     let shown = runs(&[&["eval", SENTIMENT, "sentiment@f32", "--data", &data], args.as_slice()].concat());
     for part in
-        ["Accuracy", "By source", "What changed", "McNemar p", "Human-rated sentences", "p99 ms", "sentiment@f32"]
+        ["Accuracy", "By source", "What changed", "right to wrong", "Human-rated sentences", "p99 ms", "sentiment@f32"]
     {
         assert!(shown.contains(part), "{part} is missing in:\n{shown}");
     }

@@ -265,9 +265,9 @@ fn changed(arena: &Arena<'_>, changes: &[(usize, Change)]) -> Section {
         "right to wrong",
         "wrong to right",
         "both wrong",
-        "accuracy, points",
+        "points",
         "95 %",
-        "McNemar p",
+        "p",
         "same class",
         "95 %",
     ]);
@@ -313,7 +313,7 @@ fn changed(arena: &Arena<'_>, changes: &[(usize, Change)]) -> Section {
         dots.push(IntervalRow { name, value, low, high });
     }
     notes.push(format!(
-        "Compared with {}. The interval of the difference is Newcombe's for paired data; p is McNemar's exact test; the \
+        "Compared with {}. The interval of the difference is Newcombe's for paired data, in points of accuracy; p is McNemar's exact test; the \
          accuracy cannot differ by more than the share of texts whose class differs.",
         arena.name(arena.reference)
     ));

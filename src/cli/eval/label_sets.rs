@@ -146,9 +146,9 @@ fn changed(arena: &Arena<'_>, runs: &[Run], results: &mut [Measured]) -> Section
         "right to wrong",
         "wrong to right",
         "both wrong",
-        "accuracy, points",
+        "points",
         "95 %",
-        "McNemar p",
+        "p",
         "same labels",
         "95 %",
     ]);
