@@ -11,11 +11,11 @@ use crate::architectures::ProblemType;
 use crate::checkpoint::{DEFAULT_THRESHOLD, QuantManifest, Reference, card, update_manifest};
 use crate::data::{Example, read_with};
 use crate::eval::EvalError;
-use crate::eval::calibration::{Calibration, multi_label, sigmoid_temperature, single_label, softmax_temperature};
+use crate::eval::calibration::{Calibration, multi_label, single_label};
 use crate::eval::classification::{self, Outputs, best};
 use crate::eval::labels;
 use crate::eval::multi_label::{Aim, Counts, fit_threshold};
-use crate::pipelines::{Classifier, Loader, Precision};
+use crate::pipelines::{Classifier, Loader, Precision, sigmoid_temperature, softmax_temperature};
 
 use super::columns::ColumnArgs;
 use super::table::Table;
@@ -23,9 +23,9 @@ use super::{Common, kernels, model_folder, progress};
 
 /// Make a classifier's scores honest: fit its temperature, and thresholds for several labels, on labelled texts.
 ///
-/// The temperature divides the logits, so that a score of 0.8 is right in about 80 of 100 cases; which class is best does
-/// not change. Use texts that the model was not trained on and is not tested on. With --write both are stored in the
-/// model's quant.json and served, and so is what live traffic is compared with, which the temperature changes:
+/// The temperature divides the logits, so that a score of 0.8 is right in about 80 of 100 cases; which class is best
+/// does not change. Use texts that the model was not trained on and is not tested on. With --write both are stored in
+/// the model's quant.json and served, and so is what live traffic is compared with, which the temperature changes:
 ///
 ///   octet calibrate models/my-model --data dev.jsonl --write
 #[derive(Args)]

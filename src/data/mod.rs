@@ -1,7 +1,7 @@
 //! Labelled examples from files: jsonl, csv and tsv. A leaf: it imports nothing of ours.
 //!
-//! A file is read line by line. Every bad line is told with its number; nothing is skipped in silence. Columns (csv, tsv)
-//! and fields (jsonl) have the names of [`Field::names`] unless [`Columns`] says otherwise; others are ignored.
+//! A file is read line by line. Every bad line is told with its number; nothing is skipped in silence. Columns (csv,
+//! tsv) and fields (jsonl) have the names of [`Field::names`] unless [`Columns`] says otherwise; others are ignored.
 
 mod columns;
 mod read;

@@ -110,8 +110,13 @@ fn columns_can_have_other_names() {
 
 #[test]
 fn lists_are_read_from_json_and_from_cells() {
-    let jsonl = "{\"text\":\"a\",\"labels\":[\"x\",2],\"ratings\":[1,-2.5]}\n{\"text\":\"b\",\"labels\":[]}\n{\"text\":\"c\",\"label\":[\"x\"]}\n{\"text\":\"d\"}\n";
-    let found = read("a.jsonl", jsonl).unwrap();
+    let jsonl = [
+        "{\"text\":\"a\",\"labels\":[\"x\",2],\"ratings\":[1,-2.5]}",
+        "{\"text\":\"b\",\"labels\":[]}",
+        "{\"text\":\"c\",\"label\":[\"x\"]}",
+        "{\"text\":\"d\"}",
+    ];
+    let found = read("a.jsonl", &jsonl.join("\n")).unwrap();
     let labels: Vec<_> = found.iter().map(|e| e.labels.clone()).collect();
     let some = |names: &[&str]| Some(names.iter().map(|n| n.to_string()).collect::<Vec<_>>());
     assert_eq!(labels, [some(&["x", "2"]), some(&[]), some(&["x"]), None]);

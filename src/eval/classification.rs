@@ -25,8 +25,8 @@ pub struct Outputs {
     pub seconds: f64,
 }
 
-/// Runs every example through every classifier, the classifiers taking turns; `progress` hears how many runs are done, of
-/// examples times classifiers.
+/// Runs every example through every classifier, the classifiers taking turns; `progress` hears how many runs are done,
+/// of examples times classifiers.
 ///
 /// # Errors
 /// [`EvalError::Pipeline`] with the line of a text that a classifier refuses.

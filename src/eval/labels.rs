@@ -20,7 +20,8 @@ pub fn find(name: &str, labels: &[String]) -> Option<usize> {
     exact.or_else(in_other_case).or_else(index)
 }
 
-/// The classes of several models as one list, the first model's first, and for each model where its own classes are in it.
+/// The classes of several models as one list, the first model's first, and for each model where its own classes are in
+/// it.
 pub fn union(models: &[&[String]]) -> (Vec<String>, Vec<Vec<usize>>) {
     let mut all: Vec<String> = models.first().map(|first| first.to_vec()).unwrap_or_default();
     let mut places = Vec::new();
@@ -53,8 +54,8 @@ pub fn truths(examples: &[Example], labels: &[String], model: &str) -> Result<Ve
     Ok(found)
 }
 
-/// Whether each of `labels` is true of each example, `[examples][labels]`; none for an example that does not say. A single
-/// label counts as a list of one.
+/// Whether each of `labels` is true of each example, `[examples][labels]`; none for an example that does not say. A
+/// single label counts as a list of one.
 ///
 /// # Errors
 /// [`EvalError::UnknownLabels`] with every label that is not there.

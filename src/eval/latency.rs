@@ -23,8 +23,8 @@ pub struct Latency {
 /// A model: runs the text of an index.
 pub type Run<'a, E> = Box<dyn FnMut(usize) -> Result<(), E> + 'a>;
 
-/// Times texts `0..texts` through every model, one text at a time. The models take turns, another one first each time; all
-/// end when `limit` has passed, so that each timed the same texts.
+/// Times texts `0..texts` through every model, one text at a time. The models take turns, another one first each time;
+/// all end when `limit` has passed, so that each timed the same texts.
 ///
 /// # Errors
 /// The first one that a model gives.

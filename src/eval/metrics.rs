@@ -56,7 +56,8 @@ impl Confusion {
         ratio(2.0 * self.count(class, class) as f64, (self.predictions(class) + self.truths(class)) as f64)
     }
 
-    /// Mean of the classes' F1 (scikit-learn, `average="macro"`), over classes that are true or predicted at least once.
+    /// Mean of the classes' F1 (scikit-learn, `average="macro"`), over classes that are true or predicted at least
+    /// once.
     pub fn macro_f1(&self) -> f64 {
         let present: Vec<_> = (0..self.classes).filter(|c| self.truths(*c) + self.predictions(*c) > 0).collect();
         ratio(present.iter().map(|c| self.f1(*c)).sum(), present.len() as f64)
@@ -123,8 +124,8 @@ mod tests {
         assert!((table.mcc() - 12.0 / (24.0f64 * 22.0).sqrt()).abs() < 1e-12);
     }
 
-    /// scikit-learn 1.9: `f1_score(average="macro")`, `f1_score(average="weighted")`, `matthews_corrcoef`. In the second
-    /// case a class is predicted that is never true.
+    /// scikit-learn 1.9: `f1_score(average="macro")`, `f1_score(average="weighted")`, `matthews_corrcoef`. In the
+    /// second case a class is predicted that is never true.
     #[test]
     fn scores_equal_scikit_learn() {
         let first = [(0, 0), (0, 0), (0, 1), (1, 1), (1, 2), (2, 2), (2, 2), (2, 0), (2, 2), (1, 1)];

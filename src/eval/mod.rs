@@ -1,5 +1,5 @@
-//! How good a model is: scores on labelled data with their intervals, what changed against another model, and how honest
-//! the scores are.
+//! How good a model is: scores on labelled data with their intervals, what changed against another model, and how
+//! honest the scores are.
 //!
 //! Everything runs through the same pipelines that serve, so what is measured is what is served. Several models see the
 //! same texts in turn, a few at a time, so that what disturbs the machine disturbs all of them.

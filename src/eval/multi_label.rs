@@ -103,8 +103,8 @@ pub struct Threshold {
     pub counts: Counts,
 }
 
-/// The best threshold for one label's scores, 0..1, beside whether it is true. Of equally good ones the highest, halfway
-/// to the next score below. None when the label is never true, or when no threshold reaches the precision.
+/// The best threshold for one label's scores, 0..1, beside whether it is true. Of equally good ones the highest,
+/// halfway to the next score below. None when the label is never true, or when no threshold reaches the precision.
 ///
 /// # Panics
 /// When the lists differ in length.

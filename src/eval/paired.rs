@@ -43,8 +43,9 @@ impl Paired {
         (self.gained as f64 - self.lost as f64) / self.total().max(1) as f64
     }
 
-    /// 95 % interval of [`Paired::difference`]: Newcombe 1998, "Improved confidence intervals for the difference between
-    /// binomial proportions based on paired data", method 10: Wilson's intervals of both, joined with their correlation.
+    /// 95 % interval of [`Paired::difference`]: Newcombe 1998, "Improved confidence intervals for the difference
+    /// between binomial proportions based on paired data", method 10: Wilson's intervals of both, joined with their
+    /// correlation.
     pub fn interval(&self) -> Interval {
         let [a, b, c, d] = [self.both_right, self.gained, self.lost, self.both_wrong].map(|x| x as f64);
         let n = self.total();
@@ -65,8 +66,8 @@ impl Paired {
         }
     }
 
-    /// McNemar's exact test (McNemar 1947; two-sided binomial): how likely flips as uneven as these are when both models
-    /// are equally good, 0..1.
+    /// McNemar's exact test (McNemar 1947; two-sided binomial): how likely flips as uneven as these are when both
+    /// models are equally good, 0..1.
     pub fn mcnemar(&self) -> f64 {
         let flips = self.lost + self.gained;
         let fewer = self.lost.min(self.gained);

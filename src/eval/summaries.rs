@@ -19,8 +19,8 @@ pub struct Summaries {
     pub seconds: f64,
 }
 
-/// Summarizes every example with every model, the models taking turns; `progress` hears how many runs are done, of examples
-/// times models.
+/// Summarizes every example with every model, the models taking turns; `progress` hears how many runs are done, of
+/// examples times models.
 ///
 /// # Errors
 /// [`EvalError::Pipeline`] with the line of a text that a model refuses.

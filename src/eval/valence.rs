@@ -1,9 +1,9 @@
-//! The protocol of the human-rated corpora: tweets, film and product reviews, newspaper editorials (Hutto & Gilbert, VADER,
-//! ICWSM 2014).
+//! The protocol of the human-rated corpora: tweets, film and product reviews, newspaper editorials (Hutto & Gilbert,
+//! VADER, ICWSM 2014).
 //!
-//! The paper does not state its rule for the truth; the one here gives its figures for individual humans again: the truth is
-//! the sign of the mean rating, exactly 0 being neutral, and F1 is averaged with the frequencies of the classes. A program
-//! that gives a score in -1..1 says positive from 0.05 on and negative from -0.05 down.
+//! The paper does not state its rule for the truth; the one here gives its figures for individual humans again: the
+//! truth is the sign of the mean rating, exactly 0 being neutral, and F1 is averaged with the frequencies of the
+//! classes. A program that gives a score in -1..1 says positive from 0.05 on and negative from -0.05 down.
 
 use super::correlation::pearson;
 use super::metrics::Confusion;
@@ -79,8 +79,8 @@ pub fn of_scores(scores: &[f64], ratings: &[f64]) -> Agreement {
     Agreement { confusion, r: pearson(scores, ratings) }
 }
 
-/// The ratings of single people, those of one text together. Each rating is an answer by its sign, and their mean is the
-/// truth; the correlation is over all single ratings.
+/// The ratings of single people, those of one text together. Each rating is an answer by its sign, and their mean is
+/// the truth; the correlation is over all single ratings.
 pub fn of_raters<'a>(texts: impl Iterator<Item = &'a [f64]>) -> Agreement {
     let (mut confusion, mut single, mut means) = (Confusion::new(3), Vec::new(), Vec::new());
     for ratings in texts {

@@ -15,6 +15,7 @@ mod load;
 mod model;
 mod original;
 mod summarization;
+mod temperature;
 
 pub use classification::{
     Classification, Classifier, ClassifyInput, ClassifyOptions, LabelScore, NamedValue, OutputActivation,
@@ -29,6 +30,7 @@ pub use summarization::{
     DEFAULT_MAX_SENTENCES, DEFAULT_SENTENCES, MAX_SUMMARY_SENTENCES, SentenceOrder, Summarizer, Summary,
     SummaryOptions, SummarySentence,
 };
+pub use temperature::{sigmoid_temperature, softmax_temperature};
 
 pub use crate::checkpoint::{Histogram, Reference};
 

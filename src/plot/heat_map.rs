@@ -7,8 +7,8 @@ use super::frame::{CHARACTER, Frame};
 const CELL: (f64, f64) = (110.0, 40.0);
 const WIDTH: f64 = 900.0;
 
-/// A table of counts: what was true by what was said, for instance. Each row is coloured by its own shares, so that rare rows
-/// are seen as well as common ones.
+/// A table of counts: what was true by what was said, for instance. Each row is coloured by its own shares, so that
+/// rare rows are seen as well as common ones.
 #[derive(Clone, Debug, Default)]
 pub struct HeatMap {
     /// Above the figure; says what rows and columns are.

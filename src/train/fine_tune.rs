@@ -11,9 +11,9 @@ use rand::seq::SliceRandom;
 use crate::architectures::ProblemType;
 use crate::checkpoint;
 use crate::nn::Dropout;
+use crate::pipelines::softmax_temperature;
 
 use super::dataset::Item;
-use super::head::fit_temperature;
 use super::network::Outputs;
 use super::objective::loss;
 use super::optimizer::{AdamW, Gradient, Step};
@@ -245,9 +245,9 @@ impl<'a> Run<'a> {
         let (dev_scores, rows) = self.score(dev)?;
         let task = self.lesson.task;
         let temperature = (task.problem_type == ProblemType::SingleLabel).then(|| {
-            let logits: Vec<Vec<f32>> = rows.iter().map(|row| row[..task.classes()].to_vec()).collect();
-            let class = |i: &Item| i.classes.iter().position(|c| *c == 1.0).unwrap_or(0) as u32;
-            fit_temperature(&logits, &dev.items.iter().map(class).collect::<Vec<_>>())
+            let logits = rows.iter().map(|row| &row[..task.classes()]);
+            let class = |i: &Item| i.classes.iter().position(|c| *c == 1.0).unwrap_or(0);
+            softmax_temperature(logits.zip(dev.items.iter().map(class)))
         });
         Ok(FineTuned {
             tensors: self.network.tensors(best, task, self.position.scale),

@@ -10,6 +10,8 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
+use crate::pipelines::softmax_temperature;
+
 /// How to train a head. The defaults are those of `octet train`.
 #[derive(Clone, Debug)]
 pub struct HeadSettings {
@@ -120,7 +122,9 @@ pub fn train_head(
         let train_loss = losses.iter().sum::<f32>() / losses.len() as f32;
         progress(Epoch { number, train_loss, dev_loss, dev_accuracy });
         if best.as_ref().is_none_or(|(accuracy, _)| dev_accuracy > *accuracy) {
-            let temperature = fit_temperature(&logits.to_vec2()?, &dev.classes);
+            let dev_logits: Vec<Vec<f32>> = logits.to_vec2()?;
+            let classes = dev.classes.iter().map(|class| *class as usize);
+            let temperature = softmax_temperature(dev_logits.iter().map(Vec::as_slice).zip(classes));
             best = Some((dev_accuracy, network.weights(&scaling, temperature, number)?));
         }
     }
@@ -243,26 +247,6 @@ fn accuracy(logits: &Tensor, classes: &[u32]) -> candle_core::Result<f32> {
     Ok(right as f32 / classes.len() as f32)
 }
 
-/// The temperature in 0.25..=4 with the smallest mean negative log likelihood, by golden-section search: it has one
-/// minimum in 1/T (the loss is convex there).
-pub(super) fn fit_temperature(logits: &[Vec<f32>], classes: &[u32]) -> f32 {
-    let loss = |inverse: f64| -> f64 {
-        let one = |(row, class): (&Vec<f32>, &u32)| {
-            let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let sum: f64 = row.iter().map(|x| (f64::from(x - max) * inverse).exp()).sum();
-            sum.ln() - f64::from(row[*class as usize] - max) * inverse
-        };
-        logits.iter().zip(classes).map(one).sum()
-    };
-    let golden = (5f64.sqrt() - 1.0) / 2.0;
-    let (mut low, mut high) = (0.25, 4.0);
-    for _ in 0..60 {
-        let (a, b) = (high - golden * (high - low), low + golden * (high - low));
-        if loss(a) < loss(b) { high = b } else { low = a }
-    }
-    (2.0 / (low + high)) as f32
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -305,13 +289,5 @@ mod tests {
             let (a, b) = (dot(&folded, raw) + folded_bias[0], dot(&weight, scaled) + bias);
             assert!((a - b).abs() < 1e-4, "{a} for {b}");
         }
-    }
-
-    #[test]
-    fn temperature_undoes_overconfidence() {
-        // Right three times in four, at logits that claim far more: the honest margin is ln 3.
-        let logits: Vec<Vec<f32>> = (0..400).map(|_| vec![2.0 * 3f32.ln(), 0.0]).collect();
-        let classes: Vec<u32> = (0..400).map(|i| u32::from(i % 4 == 0)).collect();
-        assert!((fit_temperature(&logits, &classes) - 2.0).abs() < 1e-3);
     }
 }

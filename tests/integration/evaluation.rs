@@ -159,8 +159,8 @@ fn pairs_are_judged_by_their_cosines_and_vectors_by_their_float_original() {
 #[test]
 fn summaries_are_judged_beside_the_first_sentences() {
     let scratch = Scratch::new();
-    let text = "Lake Baikal is the deepest lake on Earth. Tourists buy smoked fish at the stations. It holds a fifth of all \
-                fresh water that is not frozen. Trains pass twice a day.";
+    let text = "Lake Baikal is the deepest lake on Earth. Tourists buy smoked fish at the stations. It holds a fifth of \
+                all fresh water that is not frozen. Trains pass twice a day.";
     let summary = "Lake Baikal is the deepest lake and holds a fifth of all fresh water.";
     let data = scratch.lines("data.jsonl", &[json!({"article": text, "summary": summary})]);
     let found = report(&scratch, &[ENCODER, "--data", &data, "--text-column", "article", "--sentences", "2"]);
@@ -195,11 +195,9 @@ fn thresholds_are_fitted_stored_served_and_used() {
     let folder = scratch.path("model");
     runs(&["quantize", "tests/goldens/distilbert-multilabel", &folder]);
     let texts = ["the cat sat", "a dog ran", "the dog", "a cat", "the cat ran on", "dog dog dog", "a", "the the"];
-    let rows: Vec<Value> = texts
-        .iter()
-        .enumerate()
-        .map(|(i, text)| json!({"text": text, "labels": if i % 2 == 0 { vec!["toxic", "spam"] } else { vec!["Insult"] }}))
-        .collect();
+    let labels = [vec!["toxic", "spam"], vec!["Insult"]];
+    let rows: Vec<Value> =
+        texts.iter().enumerate().map(|(i, text)| json!({"text": text, "labels": labels[i % 2]})).collect();
     let data = scratch.lines("data.jsonl", &rows);
     let before = report(&scratch, &[&folder, "--data", &data]);
     let shown = runs(&["calibrate", &folder, "--data", &data, "--write"]);

@@ -160,8 +160,8 @@ fn accuracy(arena: &Arena<'_>, runs: &[Run]) -> Section {
         rows,
         figures: vec![Intervals { title: "Accuracy in %, with 95 % intervals".into(), rows: dots, limit: None }.svg()],
         notes: vec![
-            "95 %: Wilson's interval of the accuracy. It is about texts like these, and wide; whether two models differ on \
-             the same texts is in the part on what changed."
+            "95 %: Wilson's interval of the accuracy. It is about texts like these, and wide; whether two models \
+             differ on the same texts is in the part on what changed."
                 .into(),
             "ECE: expected calibration error in 15 bins; NLL, Brier: of the scores against the truth; lower is better."
                 .into(),
@@ -228,8 +228,8 @@ fn ratings(arena: &Arena<'_>, runs: &[Run]) -> Option<Section> {
         return None;
     }
     let notes = vec![
-        "The value that the scores expect on the scale of the labels (negative -1, neutral 0, positive 1; or the number that \
-         a label begins with) beside the rating; and the number that a model gives beside its classes."
+        "The value that the scores expect on the scale of the labels (negative -1, neutral 0, positive 1; or the \
+         number that a label begins with) beside the rating; and the number that a model gives beside its classes."
             .into(),
     ];
     Some(Section { key: "ratings", title: "Scores and ratings", table, rows, figures: Vec::new(), notes })
@@ -302,8 +302,8 @@ fn changed(arena: &Arena<'_>, changes: &[(usize, Change)]) -> Section {
         }));
         if !change.margins.is_empty() {
             notes.push(format!(
-                "{name} differs on {} of {} texts; there, the reference's best two scores are apart by {median:.3} in the \
-                 median, {:.3} at most.",
+                "{name} differs on {} of {} texts; there, the reference's best two scores are apart by {median:.3} in \
+                 the median, {:.3} at most.",
                 change.texts - change.same,
                 change.texts,
                 quantile(&change.margins, 1.0),
@@ -313,8 +313,8 @@ fn changed(arena: &Arena<'_>, changes: &[(usize, Change)]) -> Section {
         dots.push(IntervalRow { name, value, low, high });
     }
     notes.push(format!(
-        "Compared with {}. The interval of the difference is Newcombe's for paired data, in points of accuracy; p is McNemar's exact test; the \
-         accuracy cannot differ by more than the share of texts whose class differs.",
+        "Compared with {}. The interval of the difference is Newcombe's for paired data, in points of accuracy; p is \
+         McNemar's exact test; the accuracy cannot differ by more than the share of texts whose class differs.",
         arena.name(arena.reference)
     ));
     let title = format!("Accuracy against {}, in points, with 95 % intervals", arena.name(arena.reference));

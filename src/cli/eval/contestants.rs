@@ -64,7 +64,8 @@ impl Spec {
     }
 }
 
-/// Loads every model, and the float original of the first when --float names it. Each has an encoder of its own in memory.
+/// Loads every model, and the float original of the first when --float names it. Each has an encoder of its own in
+/// memory.
 pub(super) fn load(args: &EvalArgs, settings: &Settings, kernels: Kernels) -> anyhow::Result<Vec<Contestant>> {
     let specs = args.models.iter().map(|text| Spec::parse(text)).collect::<anyhow::Result<Vec<_>>>()?;
     let mut contestants: Vec<Contestant> = Vec::new();

@@ -110,8 +110,8 @@ fn overall(arena: &Arena<'_>, runs: &[Run]) -> Section {
         }));
     }
     let notes = vec![
-        "Subset accuracy: texts that got exactly their labels. A label is given from its threshold on (`octet calibrate`), \
-         which is 0.5 where none was fitted. ECE, NLL, Brier: over every label of every text."
+        "Subset accuracy: texts that got exactly their labels. A label is given from its threshold on (`octet \
+         calibrate`), which is 0.5 where none was fitted. ECE, NLL, Brier: over every label of every text."
             .into(),
     ];
     Section { key: "accuracy", title: "Accuracy", table, rows, figures: Vec::new(), notes }

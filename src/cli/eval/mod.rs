@@ -31,14 +31,14 @@ use report::Report;
 
 /// Compare models on labelled texts: accuracy with intervals, what changed, calibration, speed and size.
 ///
-/// A model is a folder or a hub id; MODEL@f32 runs it in f32, NAME=MODEL gives it a name in the tables. The first one, or
-/// the one of --reference, is what the others are compared with:
+/// A model is a folder or a hub id; MODEL@f32 runs it in f32, NAME=MODEL gives it a name in the tables. The first one,
+/// or the one of --reference, is what the others are compared with:
 ///
 ///   octet eval models/sentiment models/sentiment@f32 --data test.jsonl --html report.html
 ///
 /// With --float the first model also runs on the weights that it was quantized from, and that is the reference. With
-/// --write the figures of the first model, and the labels, confidence and lengths that its live traffic is compared with,
-/// go into its quant.json and model card, and `octet serve` exports them:
+/// --write the figures of the first model, and the labels, confidence and lengths that its live traffic is compared
+/// with, go into its quant.json and model card, and `octet serve` exports them:
 ///
 ///   octet eval models/sentiment --data test.jsonl --float path/to/float-encoder --write
 ///
@@ -56,7 +56,8 @@ pub(super) struct EvalArgs {
     /// Name of the data set in the scores; the file's name when left out
     #[arg(long, value_name = "NAME")]
     dataset: Option<String>,
-    /// Folder with the float weights that the first model's encoder was quantized from: one more model, and the reference
+    /// Folder with the float weights that the first model's encoder was quantized from: one more model, and the
+    /// reference
     #[arg(long, value_name = "DIR")]
     float: Option<PathBuf>,
     /// Which model the others are compared with, by its name in the tables
@@ -263,8 +264,8 @@ fn read_and_answered(first: &Contestant, report: &Report) -> Option<Reference> {
         .then(|| Reference::of(&report.dataset, classes, &measured.choices, &measured.lengths))
 }
 
-/// The figures of the first model, in every precision it ran in, as they are stored: each with the data set, its size, the
-/// command, the machine and the day.
+/// The figures of the first model, in every precision it ran in, as they are stored: each with the data set, its size,
+/// the command, the machine and the day.
 fn stored(arena: &Arena<'_>, report: &Report) -> Vec<Score> {
     let mut scores: Vec<Score> = Vec::new();
     for (contestant, measured) in arena.contestants.iter().zip(&report.results).filter(|(c, _)| c.is_of_first) {

@@ -122,11 +122,11 @@ fn section<'a>(arena: &'a Arena<'_>, results: &[Measured], run: impl Fn(usize) -
     let timed = times.first().map_or(0, |t| t.texts);
     let mut notes = vec![
         format!(
-            "One thread, tokenization included, the models taking turns: all texts in batches of up to 64, then {timed} texts \
-             one by one."
+            "One thread, tokenization included, the models taking turns: all texts in batches of up to 64, then \
+             {timed} texts one by one."
         ),
-        "On disk: the weight files, the encoder's included. In memory: the weights as they are held, and by how much the \
-         process grew while loading them."
+        "On disk: the weight files, the encoder's included. In memory: the weights as they are held, and by how much \
+         the process grew while loading them."
             .into(),
     ];
     for (contestant, measured) in arena.contestants.iter().zip(results).filter(|(_, m)| m.truncated > 0) {

@@ -83,8 +83,8 @@ pub(super) fn compare(arena: &Arena<'_>, summarizers: &[&Summarizer]) -> anyhow:
         }
     }
     let notes = vec![format!(
-        "Mean F1 of ROUGE without stemming against the summary of the data; intervals by the bootstrap, of ROUGE-L. Compared \
-         with {}. The first sentences of a text are no model; on news they are hard to beat.",
+        "Mean F1 of ROUGE without stemming against the summary of the data; intervals by the bootstrap, of ROUGE-L. \
+         Compared with {}. The first sentences of a text are no model; on news they are hard to beat.",
         arena.name(arena.reference)
     )];
     let sections = vec![Section { key: "rouge", title: "Summaries", table, rows, figures: Vec::new(), notes }];

@@ -1,5 +1,5 @@
-//! The table of the human-rated corpora: models, another program's scores and single people by one rule, beside what was
-//! published.
+//! The table of the human-rated corpora: models, another program's scores and single people by one rule, beside what
+//! was published.
 
 use anyhow::{Context, ensure};
 use serde_json::json;
@@ -10,8 +10,8 @@ use crate::eval::valence::{self, Agreement, CORPORA, LARGEST_RATING, PUBLISHED};
 
 use super::Arena;
 
-/// Judges the scores of the contestants, -1..1 by contestant and example, by the ratings; and the numbers that they give
-/// beside their classes, by name.
+/// Judges the scores of the contestants, -1..1 by contestant and example, by the ratings; and the numbers that they
+/// give beside their classes, by name.
 pub(super) fn section(
     arena: &Arena<'_>,
     scores: Option<Vec<&[f64]>>,
@@ -67,13 +67,15 @@ pub(super) fn section(
     }
     let counts: Vec<String> = sources.iter().zip(&texts).map(|(source, t)| format!("{} {source}", t.len())).collect();
     let notes = vec![
-        "F1 (averaged with the frequencies of the classes) and Pearson's r. Truth: the sign of the mean rating, exactly 0 \
-         being neutral. A score, the probability of positive minus that of negative, is positive from 0.05 on and negative \
-         from -0.05 down; a number that a model gives beside its classes counts as a quarter, as ratings go to 4."
+        "F1 (averaged with the frequencies of the classes) and Pearson's r. Truth: the sign of the mean rating, \
+         exactly 0 being neutral. A score, the probability of positive minus that of negative, is positive from 0.05 \
+         on and negative from -0.05 down; a number that a model gives beside its classes counts as a quarter, as \
+         ratings go to 4."
             .into(),
         format!(
-            "Measured: on the texts of this file ({}). Published: by Hutto & Gilbert (VADER, ICWSM 2014, tables 4 and 5), on \
-             the whole corpora. Individual humans: every single rating against the mean of the ratings of its text.",
+            "Measured: on the texts of this file ({}). Published: by Hutto & Gilbert (VADER, ICWSM 2014, tables 4 and \
+             5), on the whole corpora. Individual humans: every single rating against the mean of the ratings of its \
+             text.",
             counts.join(", ")
         ),
     ];

@@ -47,8 +47,8 @@ pub(super) fn compare(arena: &Arena<'_>, embedders: &[&Embedder]) -> anyhow::Res
     }
     if sections.is_empty() {
         return Err(anyhow!(
-            "one model that embeds, and nothing to compare with: give two models, or --float, or rated pairs (\"text_pair\" \
-             and \"rating\")"
+            "one model that embeds, and nothing to compare with: give two models, or --float, or rated pairs \
+             (\"text_pair\" and \"rating\")"
         ));
     }
     Ok(Found { sections, results, main })
@@ -97,8 +97,8 @@ fn similarity(
         measured.main = rho.map(|rho| (rho, interval));
     }
     let notes = vec![
-        "Cosine of the two vectors of each pair beside its rating; intervals by the bootstrap, for the difference with both \
-         models on the same drawn pairs."
+        "Cosine of the two vectors of each pair beside its rating; intervals by the bootstrap, for the difference with \
+         both models on the same drawn pairs."
             .into(),
     ];
     Section { key: "similarity", title: "Similarity of rated pairs", table, rows, figures: Vec::new(), notes }
@@ -132,8 +132,8 @@ fn close(arena: &Arena<'_>, found: &[Vectors], results: &mut [Measured]) -> Sect
     }
     let neighbours = rows.first().map_or(0, |row| row["neighbours"].as_u64().unwrap_or(0));
     let notes = vec![format!(
-        "Compared with {}: cosine of the two models' vectors of each text, and whether the nearest other text is the same \
-         one, among {neighbours} texts.",
+        "Compared with {}: cosine of the two models' vectors of each text, and whether the nearest other text is the \
+         same one, among {neighbours} texts.",
         arena.name(arena.reference)
     )];
     Section { key: "closeness", title: "Closeness", table, rows, figures: Vec::new(), notes }
