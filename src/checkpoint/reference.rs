@@ -7,7 +7,7 @@ const DECILES: usize = 10;
 /// Most inner edges that a stored histogram may have.
 const MAX_EDGES: usize = 100;
 
-/// Distributions over the inputs of one data set. Written by `octet eval --write`, read when the model is served.
+/// Distributions over the inputs of one data set. Written by `octet eval --write` and `octet calibrate --write`, read when the model is served.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Reference {

@@ -1,15 +1,16 @@
 //! Live accuracy over HTTP: answers beside those of the float original, labels that come later, and drift.
 
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
-use octet::checkpoint::{Histogram, Reference};
+use octet::checkpoint::{Histogram, QuantManifest, Reference};
 use octet::config::Settings;
 use octet::pipelines::Model;
 use serde_json::{Value, json};
 
 use crate::fake_model::{self, Gate};
-use crate::process::{octet, serve};
+use crate::process::{octet, serve, succeed};
 use crate::support::{Connection, Response, TestServer, wait_until};
 
 /// Compares every answer, with all the time of one CPU.
@@ -385,6 +386,49 @@ fn drift_is_told_against_the_stored_reference() {
     assert_eq!(vectors.status, 200);
     assert!(psi("org/vectors", "length") > 0.25, "all are short");
     assert!(!server.get("/metrics").text().contains("octet_drift_psi{model=\"org/vectors\",signal=\"label\""));
+}
+
+/// What was measured is what is served, so the same texts drift by nothing at all.
+#[test]
+fn traffic_like_the_measured_texts_does_not_drift() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = |name: &str| scratch.path().join(name).to_str().unwrap().to_string();
+    for name in ["all-MiniLM-L6-v2", "sentiment"] {
+        succeed(Command::new("cp").args(["-r", &format!("models/{name}"), &folder(name)]));
+    }
+    let file = "tests/goldens/sentences.jsonl";
+    let texts: Vec<String> = std::fs::read_to_string(file)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["text"].as_str().unwrap().to_string())
+        .collect();
+    let model = folder("sentiment");
+    succeed(octet().args(["calibrate", &model, "--data", file, "--write"]));
+    let stored = |model: &str| QuantManifest::read(Path::new(model)).unwrap().unwrap().reference.expect("a reference");
+    let calibrated = stored(&model);
+    let measure = |models: &[&str]| {
+        let flags = ["--data", file, "--dataset", "golden", "--latency-texts", "0", "--write"];
+        succeed(octet().arg("eval").args(models).args(flags));
+    };
+    measure(&[&model]);
+    assert_eq!(stored(&model), Reference { dataset: "golden".into(), ..calibrated }, "both store the same");
+    let encoder = folder("all-MiniLM-L6-v2");
+    measure(&[&encoder, &format!("{encoder}@f32")]);
+    assert_eq!((stored(&encoder).labels, stored(&encoder).confidence), (None, None), "it chooses no class");
+
+    let models = ["--model", &encoder, "--model", &model, "--set", "telemetry.log_level=error"];
+    let (_server, address) = serve(octet().args(["serve", "--port", "0"]).args(models));
+    for chunk in texts.chunks(200) {
+        for path in ["/v1/classify", "/v1/embeddings"] {
+            let body = json!({"input": chunk}).to_string();
+            let answer = Connection::open(address).unwrap().request("POST", path, &[], body.as_bytes());
+            assert_eq!(answer.status, 200, "{}", answer.text());
+        }
+    }
+    let answer = Connection::open(address).unwrap().request("GET", "/metrics", &[], b"");
+    let drift: Vec<&str> = answer.text().lines().filter(|line| line.starts_with("octet_drift_psi{")).collect();
+    assert_eq!(drift.len(), 4 * 2, "three signals and one, in two windows: {drift:?}");
+    assert!(drift.iter().all(|line| line.ends_with(" 0.0")), "{drift:?}");
 }
 
 /// Runs `octet serve` with arguments that make it refuse to start; returns what it says.
