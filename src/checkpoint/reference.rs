@@ -69,9 +69,13 @@ impl Histogram {
     pub fn deciles(values: &[f64]) -> Self {
         let mut sorted = values.to_vec();
         sorted.sort_by(|a, b| a.partial_cmp(b).expect("values are numbers"));
-        let largest = sorted.last().copied();
-        let at = |k: usize| sorted.get((k * sorted.len()).div_ceil(DECILES).saturating_sub(1)).copied();
-        let mut edges: Vec<f64> = (1..DECILES).filter_map(at).filter(|edge| Some(*edge) != largest).collect();
+        // Midway to the next larger value, so that rounding on the way through a file moves no value to another bin.
+        let edge = |k: usize| {
+            let value = *sorted.get((k * sorted.len()).div_ceil(DECILES).saturating_sub(1))?;
+            let next = sorted.get(sorted.partition_point(|x| *x <= value))?;
+            Some((value + next) / 2.0)
+        };
+        let mut edges: Vec<f64> = (1..DECILES).filter_map(edge).collect();
         edges.dedup();
         let mut counts = vec![0; edges.len() + 1];
         sorted.iter().for_each(|value| counts[edges.partition_point(|edge| edge < value)] += 1);
@@ -99,11 +103,11 @@ mod tests {
     fn deciles_hold_a_tenth_each_and_equal_values_share_a_bin() {
         let even: Vec<f64> = (1..=1000).rev().map(f64::from).collect();
         let found = Histogram::deciles(&even);
-        assert_eq!(found.edges, [100.0, 200.0, 300.0, 400.0, 500.0, 600.0, 700.0, 800.0, 900.0]);
+        assert_eq!(found.edges, [100.5, 200.5, 300.5, 400.5, 500.5, 600.5, 700.5, 800.5, 900.5]);
         assert_eq!(found.counts, [100; 10]);
 
         let mostly_equal: Vec<f64> = [vec![5.0; 95], vec![7.0; 5]].concat();
-        assert_eq!(Histogram::deciles(&mostly_equal), Histogram { edges: vec![5.0], counts: vec![95, 5] });
+        assert_eq!(Histogram::deciles(&mostly_equal), Histogram { edges: vec![6.0], counts: vec![95, 5] });
         assert_eq!(Histogram::deciles(&[3.0; 20]), Histogram { edges: vec![], counts: vec![20] });
         assert_eq!(Histogram::deciles(&[]), Histogram { edges: vec![], counts: vec![0] });
     }
@@ -113,7 +117,7 @@ mod tests {
         let found = Reference::of("dev", 3, &[(0, 0.5), (2, 0.9), (2, 0.7)], &[4, 8, 4]);
         assert_eq!(found.labels, Some(vec![1, 0, 2]));
         assert_eq!(found.confidence.as_ref().unwrap().counts.iter().sum::<u64>(), 3);
-        assert_eq!(found.tokens, Histogram { edges: vec![4.0], counts: vec![2, 1] });
+        assert_eq!(found.tokens, Histogram { edges: vec![6.0], counts: vec![2, 1] });
         assert_eq!(found.problem(), None);
         let lengths_only = Reference::of("dev", 0, &[], &[4, 8, 4]);
         assert_eq!((lengths_only.labels, lengths_only.confidence), (None, None));

@@ -16,7 +16,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("runtime", &["kernels", "checkpoint", "architectures"]),
     ("pipelines", &["kernels", "checkpoint", "architectures", "nn", "runtime", "text"]),
     ("engine", &["architectures", "pipelines", "text", "config", "telemetry"]),
-    ("quantize", &["kernels", "checkpoint", "architectures", "nn", "runtime", "pipelines", "text", "data", "config"]),
+    (
+        "quantize",
+        &["kernels", "checkpoint", "architectures", "nn", "runtime", "pipelines", "text", "data", "config", "plot"],
+    ),
     ("train", &["kernels", "checkpoint", "architectures", "nn", "runtime", "pipelines", "text", "data", "config"]),
     ("eval", &["kernels", "checkpoint", "architectures", "nn", "runtime", "pipelines", "text", "data", "config"]),
     ("server", &["engine", "pipelines", "config", "telemetry"]),
