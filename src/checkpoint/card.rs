@@ -60,6 +60,9 @@ fn render(dir: &ModelDir) -> Option<String> {
     }
     let (bytes, f32_bytes) = (dir.weight_bytes() as f64 / 1e6, manifest.f32_bytes as f64 / 1e6);
     let _ = writeln!(card, "| size | {bytes:.1} MB ({f32_bytes:.1} MB in f32) |");
+    if let Some(applied) = manifest.applied.as_ref().and_then(|recipe| toml::to_string_pretty(recipe).ok()) {
+        let _ = writeln!(card, "\n## Recipe\n\n```toml\n{applied}```");
+    }
     if !manifest.scores.is_empty() {
         let _ = writeln!(
             card,

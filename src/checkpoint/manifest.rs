@@ -25,6 +25,9 @@ pub struct QuantManifest {
     pub format_version: u32,
     /// How the weights were made.
     pub recipe: Recipe,
+    /// The recipe as it was applied, with the keys of a recipe file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied: Option<serde_json::Value>,
     /// What they were made from.
     pub source: Source,
     /// Program and version that made them, such as `octet 0.1.0`.

@@ -3,8 +3,9 @@
 use candle_core::{Device, Tensor, Var};
 
 use crate::architectures::LinearNames;
-use crate::checkpoint::{CheckpointError, Weights};
+use crate::checkpoint::{self, CheckpointError, Weights};
 use crate::kernels::Kernels;
+use crate::kernels::affine::Inputs;
 use crate::kernels::affine::Scheme;
 
 use super::{Linear, Precision};
@@ -65,7 +66,10 @@ impl Parameters for Stored<'_> {
     fn linear(&mut self, names: &LinearNames) -> Result<Linear, CheckpointError> {
         let weight = self.weights.take(&names.weight, &[names.outputs, names.inputs])?;
         let bias = self.weights.take(&names.bias, &[names.outputs])?.into_f32();
-        let inputs = self.weights.inputs(&names.weight)?;
+        let inputs = match weight {
+            checkpoint::Tensor::Quantized(_) => self.weights.inputs(&names.weight)?,
+            checkpoint::Tensor::F32 { .. } => Inputs::Float,
+        };
         Ok(Linear::from_stored(names, weight, bias, inputs, self.precision))
     }
 

@@ -69,7 +69,10 @@ impl Matrix {
         for names in stack {
             let tensor = weights.take(&names.weight, &[names.outputs, names.inputs])?;
             let weight = as_served(tensor, weights);
-            let inputs = weights.inputs(&names.weight)?;
+            let inputs = match weight {
+                Weight::Integers(_) => weights.inputs(&names.weight)?,
+                Weight::Float(_) => Inputs::Float,
+            };
             loaded.push((weight, inputs, vector(weights, &names.bias, names.outputs)?));
         }
         let k = stack[0].inputs;

@@ -236,3 +236,15 @@ fn packed_tensors_that_do_not_fit_are_refused_by_name() {
     assert_eq!(take(0b11_10_01).unwrap().into_f32(), [-1.0, 0.0, 1.0]);
     assert_says("ternary", take(0b11_00_01), &["\"w.weight_packed\"", "integer -2 at index 1"]);
 }
+
+#[test]
+fn the_model_card_has_the_recipe_as_it_was_applied() {
+    let root = tempfile::tempdir().unwrap();
+    let path = folder(root.path(), "tiny");
+    let applied = json!({"scheme": "w4a8", "layer": [{"match": "*attention*", "weights": "int8"}]});
+    super::super::update_manifest(&path, |manifest| manifest.applied = Some(applied.clone())).unwrap();
+    assert_eq!(ModelDir::open(&path).unwrap().manifest().unwrap().applied, Some(applied));
+    super::super::card::write(&path).unwrap();
+    let card = std::fs::read_to_string(path.join("README.md")).unwrap();
+    assert!(card.contains("scheme = \"w4a8\"") && card.contains("match = \"*attention*\""), "{card}");
+}
