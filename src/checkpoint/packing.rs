@@ -1,6 +1,7 @@
 //! Integers of a few bits in 32-bit words, as compressed-tensors packs them (`pack_to_int32` in
-//! `src/compressed_tensors/compressors/pack_quantized`): lowest bits first, `q + 2^(bits - 1)`, each row in whole words,
-//! unused bits 0. One bit is ours alone: 1 stands for 1 and 0 for -1, where compressed-tensors would mean 0 and -1.
+//! `src/compressed_tensors/compressors/pack_quantized`): lowest bits first, `q + 2^(bits - 1)`, each row in whole
+//! words, unused bits 0. One bit is ours alone: 1 stands for 1 and 0 for -1, where compressed-tensors would mean 0
+//! and -1.
 
 /// Integers in one word.
 pub(super) fn per_word(bits: u32) -> usize {

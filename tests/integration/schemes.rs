@@ -1,5 +1,5 @@
-//! Every scheme through both executors, from one folder format: the same numbers, the same classes, the same bits on every
-//! instruction set.
+//! Every scheme through both executors, from one folder format: the same numbers, the same classes, the same bits on
+//! every instruction set.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,9 +16,9 @@ use octet::runtime::Int8Encoder;
 
 use super::support::kernels;
 
-/// Largest difference between the two executors: an input that the other order of f32 sums brings over a rounding boundary
-/// moves products by a step, 1/255 of a row's range (or of the static range, 0.04), times a weight, and the next layer by
-/// more. The golden weights are drawn wide, so a flip is seen more than in a trained model.
+/// Largest difference between the two executors: an input that the other order of f32 sums brings over a rounding
+/// boundary moves products by a step, 1/255 of a row's range (or of the static range, 0.04), times a weight, and the
+/// next layer by more. The golden weights are drawn wide, so a flip is seen more than in a trained model.
 const STEP: f32 = 0.2;
 
 /// Smallest cosine of a token's hidden states in the two executors.
