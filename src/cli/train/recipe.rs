@@ -176,7 +176,9 @@ impl Recipe {
     pub fn to_toml(&self) -> String {
         let mut table = Table::try_from(&self.options).expect("options are a table");
         table.extend(Table::try_from(&self.settings).expect("settings are a table"));
-        toml::to_string(&table).expect("a table can be written")
+        // In the order of the flags, whatever was given.
+        let all: Options = table.try_into().expect("every setting has a flag");
+        toml::to_string(&all).expect("options can be written")
     }
 
     /// A path that must be given.
