@@ -166,13 +166,13 @@ impl<'a> Run<'a> {
     /// One step on the chosen examples.
     fn step(&mut self, train: &Dataset, chosen: &[usize], steps: usize) -> Result<StepRecord, TrainError> {
         let step = self.position.step;
-        let dropout = Dropout::new(self.settings.dropout, self.settings.seed).at(step as u64);
+        let dropout = Dropout::new(self.settings.dropout as f32, self.settings.seed).at(step as u64);
         let batch = train.batch(chosen);
         let outputs = self.network.forward(&batch, dropout)?;
         let items: Vec<&Item> = chosen.iter().map(|i| &train.items[*i]).collect();
         let mut loss = loss(&outputs.logits, &items, self.lesson.task, self.position.scale, self.settings)?;
         if let Some(teacher) = self.lesson.teacher {
-            let weight = f64::from(self.settings.teacher_weight);
+            let weight = self.settings.teacher_weight;
             let taught = teacher.loss(&outputs, &batch, self.lesson.task, self.settings)?;
             loss = ((loss * (1.0 - weight))? + (taught * weight)?)?;
         }

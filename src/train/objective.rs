@@ -25,7 +25,7 @@ pub(super) fn loss(
         let logits = logits.narrow(1, 0, classes)?;
         parts.push(match task.problem_type {
             ProblemType::SingleLabel => {
-                let smoothing = f64::from(settings.label_smoothing);
+                let smoothing = settings.label_smoothing;
                 cross_entropy(&logits, &targets.affine(1.0 - smoothing, smoothing / classes as f64)?)?
             }
             _ => binary_cross_entropy(&logits, &targets)?,
@@ -35,7 +35,7 @@ pub(super) fn loss(
         let standardized = |i: &&Item| ((i.value.unwrap_or(scale.mean) - scale.mean) / scale.deviation) as f32;
         let targets = Tensor::from_vec(items.iter().map(standardized).collect(), (count, 1), &Device::Cpu)?;
         let error = (logits.narrow(1, task.outputs() - 1, 1)? - targets)?.sqr()?.mean_all()?;
-        parts.push(if classes > 0 { (error * f64::from(settings.value_weight))? } else { error });
+        parts.push(if classes > 0 { (error * settings.value_weight)? } else { error });
     }
     parts
         .into_iter()

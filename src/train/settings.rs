@@ -21,15 +21,15 @@ pub struct FineTuneSettings {
     /// The gradient of all variables together is shortened to this length.
     pub clip: f64,
     /// Share of values that a step drops of embeddings, attention weights, residual branches and head, 0..1.
-    pub dropout: f32,
+    pub dropout: f64,
     /// Share of the target that is spread over all classes (Szegedy et al. 2016), 0..1.
-    pub label_smoothing: f32,
+    pub label_smoothing: f64,
     /// How much the squared error of a value counts beside the classes' cross-entropy.
-    pub value_weight: f32,
+    pub value_weight: f64,
     /// How much a teacher's outputs count, 0..=1; the labels have the rest. Without a teacher it means nothing.
-    pub teacher_weight: f32,
+    pub teacher_weight: f64,
     /// How much the squared error of the teacher's hidden states counts beside its outputs.
-    pub hidden_weight: f32,
+    pub hidden_weight: f64,
     /// Epochs without a better dev score after which a run ends.
     pub patience: usize,
     /// Texts are cut to this many tokens while training.
@@ -83,8 +83,8 @@ impl FineTuneSettings {
         }
         let not_negative = [
             ("weight-decay", self.weight_decay),
-            ("value-weight", f64::from(self.value_weight)),
-            ("hidden-weight", f64::from(self.hidden_weight)),
+            ("value-weight", self.value_weight),
+            ("hidden-weight", self.hidden_weight),
         ];
         if let Some((name, x)) = not_negative.into_iter().find(|(_, x)| !(x.is_finite() && *x >= 0.0)) {
             return Err(format!("--{name} is {x}, must be a number and at least 0"));
@@ -92,8 +92,7 @@ impl FineTuneSettings {
         if !(0.0..=1.0).contains(&self.teacher_weight) {
             return Err(format!("--teacher-weight is {}, must be between 0 and 1", self.teacher_weight));
         }
-        let (dropout, smoothing) = (f64::from(self.dropout), f64::from(self.label_smoothing));
-        let shares = [("dropout", dropout), ("label-smoothing", smoothing), ("warmup", self.warmup)];
+        let shares = [("dropout", self.dropout), ("label-smoothing", self.label_smoothing), ("warmup", self.warmup)];
         match shares.into_iter().find(|(_, x)| !(0.0..1.0).contains(x)) {
             Some((name, x)) => Err(format!("--{name} is {x}, must be at least 0 and below 1")),
             None => Ok(()),

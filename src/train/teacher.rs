@@ -51,7 +51,7 @@ impl Teacher {
                 (found - teacher.hidden[beside].detach())?.sqr()?.mean_all()
             });
             let errors = errors.collect::<Result<Vec<_>, _>>()?;
-            let weight = f64::from(settings.hidden_weight) / layers as f64;
+            let weight = settings.hidden_weight / layers as f64;
             parts.push((Tensor::stack(&errors, 0)?.sum_all()? * weight)?);
         }
         Ok(Tensor::stack(&parts, 0)?.sum_all()?)

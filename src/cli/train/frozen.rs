@@ -29,7 +29,7 @@ pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow:
         epochs: options.epochs.unwrap_or(defaults.epochs),
         batch_size: options.batch_size.unwrap_or(defaults.batch_size),
         learning_rate: options.learning_rate.unwrap_or(defaults.learning_rate),
-        dropout: options.dropout.unwrap_or(defaults.dropout),
+        dropout: options.dropout.map_or(defaults.dropout, |rate| rate as f32),
         seed: options.seed.unwrap_or(defaults.seed),
         ..defaults
     };

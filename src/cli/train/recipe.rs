@@ -46,10 +46,10 @@ pub(in crate::cli) struct Options {
     pub teacher: Option<PathBuf>,
     /// How much the teacher counts beside the labels, 0 to 1 [default: 0.5]
     #[arg(long, value_name = "SHARE")]
-    pub teacher_weight: Option<f32>,
+    pub teacher_weight: Option<f64>,
     /// How much the teacher's hidden states count beside its outputs [default: 1]
     #[arg(long, value_name = "WEIGHT")]
-    pub hidden_weight: Option<f32>,
+    pub hidden_weight: Option<f64>,
     /// How token vectors become one: cls or mean; the encoder's own when left out
     #[arg(long, value_parser = pooling, value_name = "POOLING")]
     pub pooling: Option<Pooling>,
@@ -76,13 +76,13 @@ pub(in crate::cli) struct Options {
     pub clip: Option<f64>,
     /// Share of values that a training step drops [default: 0.1, a head alone: 0.3]
     #[arg(long, value_name = "SHARE")]
-    pub dropout: Option<f32>,
+    pub dropout: Option<f64>,
     /// Share of the target that all classes get [default: 0]
     #[arg(long, value_name = "SHARE")]
-    pub label_smoothing: Option<f32>,
+    pub label_smoothing: Option<f64>,
     /// How much the number counts beside the classes [default: 1]
     #[arg(long, value_name = "WEIGHT")]
-    pub value_weight: Option<f32>,
+    pub value_weight: Option<f64>,
     /// Epochs without a better dev score that end the run [default: 2]
     #[arg(long, value_name = "N")]
     pub patience: Option<usize>,
