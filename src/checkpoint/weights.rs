@@ -70,6 +70,8 @@ pub struct Weights {
     shards: Vec<Shard>,
     entries: BTreeMap<String, Entry>,
     quantization: Option<QuantizationConfig>,
+    /// What stands in the place of stored tensors, and how its inputs are quantized.
+    replaced: BTreeMap<String, (Tensor, Inputs)>,
 }
 
 #[derive(Debug)]
@@ -103,7 +105,12 @@ impl Weights {
         files: &[WeightFile],
         quantization: Option<&QuantizationConfig>,
     ) -> Result<Self, CheckpointError> {
-        let mut weights = Weights { shards: Vec::new(), entries: BTreeMap::new(), quantization: quantization.cloned() };
+        let mut weights = Weights {
+            replaced: BTreeMap::new(),
+            shards: Vec::new(),
+            entries: BTreeMap::new(),
+            quantization: quantization.cloned(),
+        };
         for file in files {
             let path = folder.join(&file.name);
             let opened = open_in(folder, &file.name)?.ok_or_else(|| missing(&path))?;
@@ -178,6 +185,9 @@ impl Weights {
     /// not finite or not of its scheme, or scales or zero points that are missing, of another shape, not finite or not
     /// positive.
     pub fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, CheckpointError> {
+        if let Some((tensor, _)) = self.replaced.get(name).filter(|(tensor, _)| tensor.shape() == shape) {
+            return Ok(tensor.clone());
+        }
         if !self.entries.contains_key(name) && self.entries.contains_key(&packed_name(name)) {
             let weights = self.packed(name, shape)?;
             for part in ["packed", "shape", "scale", "zero_point"] {
@@ -205,6 +215,9 @@ impl Weights {
     /// # Errors
     /// [`CheckpointError`] when static parameters are missing, not one number, or not usable.
     pub fn inputs(&mut self, name: &str) -> Result<Inputs, CheckpointError> {
+        if let Some((_, inputs)) = self.replaced.get(name) {
+            return Ok(*inputs);
+        }
         if self.quantization.is_none() {
             return Ok(Inputs::Dynamic);
         }
@@ -230,6 +243,14 @@ impl Weights {
         self.mark_taken(&zero_name);
         // Integers of compressed-tensors are signed, those of the kernels are not.
         Ok(Inputs::Static(QParams { scale, zero_point: zero_point + 128 }))
+    }
+
+    /// Puts a tensor of the same shape in the place of a stored one, and says how its inputs are quantized when it is the
+    /// weight of a linear layer: a candidate that is tried without being written. What is float then stays float, as in a
+    /// folder that says how it is quantized.
+    pub fn put(&mut self, name: &str, tensor: Tensor, inputs: Inputs) {
+        self.replaced.insert(name.into(), (tensor, inputs));
+        self.quantization.get_or_insert_default();
     }
 
     fn mark_taken(&mut self, name: &str) {

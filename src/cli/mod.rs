@@ -5,17 +5,21 @@
 mod bench;
 mod calibrate;
 mod columns;
+mod compare;
 mod eval;
+mod gate;
 mod healthcheck;
 mod inspect;
 mod machine;
 mod progress;
 mod quantize;
 mod section;
+mod sensitivity;
 mod serve;
 mod shadow;
 mod table;
 mod train;
+mod tune;
 
 use std::path::{Path, PathBuf};
 
@@ -55,6 +59,8 @@ struct Common {
 enum Command {
     Serve(serve::ServeArgs),
     Quantize(quantize::QuantizeArgs),
+    Sensitivity(sensitivity::SensitivityArgs),
+    Tune(tune::TuneArgs),
     Eval(eval::EvalArgs),
     Calibrate(calibrate::CalibrateArgs),
     Bench(bench::BenchArgs),
@@ -72,6 +78,8 @@ pub fn run() -> anyhow::Result<()> {
     match command {
         Command::Serve(args) => serve::run(args, &common),
         Command::Quantize(args) => quantize::run(args, &common),
+        Command::Sensitivity(args) => sensitivity::run(args, &common),
+        Command::Tune(args) => tune::run(args, &common),
         Command::Eval(args) => eval::run(args, &common),
         Command::Calibrate(args) => calibrate::run(args, &common),
         Command::Bench(args) => bench::run(args, &common),

@@ -1,23 +1,37 @@
 //! `octet quantize SRC DST`
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
 
-use crate::checkpoint::{Existing, ModelDir, card};
-use crate::quantize::{QuantizeOptions, quantize};
+use crate::checkpoint::{Existing, ModelDir, Score, card, update_manifest};
+use crate::config::Settings;
+use crate::quantize::observers::ObserverKind;
+use crate::quantize::report::Report;
+use crate::quantize::{
+    Answers, Calibration, Form, Judge, Original, Passed, QuantizeOptions, Recipe, Rounding, quantize,
+};
 
+use super::compare::{calibrated, judge, sample};
+use super::gate::bound;
 use super::table::{Table, megabytes};
-use super::{Common, ensure_apart, model_folder, progress};
+use super::{Common, ensure_apart, kernels, machine, model_folder, progress, threads};
 
-/// Make an int8 model folder from a float one.
+/// Make a smaller and faster model folder from a float one.
 ///
-/// Weights and embedding tables become int8 with one scale per row; activations are quantized at run time, one scale
-/// per token, so no calibration data is needed. The result is an ordinary model folder:
+/// By default weights and embedding tables become int8 with one scale per row, and activations are quantized at run
+/// time, one scale per token, so no data is needed. The result is an ordinary model folder:
 ///
 ///   octet quantize path/to/float-model models/my-model
 ///   octet serve --model models/my-model
+///
+/// A recipe chooses other schemes, for all layers or for some: one of the shipped ones (w8a8, w8a8-static, w4a8, ...)
+/// or a file. With texts, ranges and rounding can look at what enters the layers, and the model is written only if its
+/// answers agree with those of the float model (quality.min_agreement, quality.on_failure):
+///
+///   octet quantize path/to/float-model models/small --recipe w4a8-group32 --rounding gptq --calibrate texts.jsonl
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct QuantizeArgs {
@@ -34,6 +48,36 @@ pub(super) struct QuantizeArgs {
     /// Replace DESTINATION if it is a model folder
     #[arg(long)]
     force: bool,
+    /// Scheme of each layer: a shipped recipe or a TOML file
+    #[arg(long, value_name = "NAME|FILE", default_value = "w8a8")]
+    recipe: String,
+    /// Another scheme for some layers, such as "*output.dense=float"; may be given several times, the last one wins
+    #[arg(long = "layer", value_name = "PATTERN=SCHEME")]
+    layers: Vec<String>,
+    /// Texts to see activations on: .jsonl, .csv or .tsv; labels are not needed
+    #[arg(long, value_name = "FILE")]
+    calibrate: Option<PathBuf>,
+    /// Who chooses the ranges of static inputs: minmax, ema, percentile, mse, or entropy
+    #[arg(long, value_name = "NAME", default_value = "mse", requires = "calibrate")]
+    observer: ObserverKind,
+    /// Most texts to calibrate on, evenly spaced over the file
+    #[arg(long, value_name = "N", default_value_t = 300)]
+    samples: usize,
+    /// How weights are rounded: nearest, search, or gptq (needs --calibrate) [default: the recipe's]
+    #[arg(long, value_name = "NAME")]
+    rounding: Option<Rounding>,
+    /// Let biases take up the mean error of their layer
+    #[arg(long, requires = "calibrate")]
+    bias_correction: bool,
+    /// Texts to compare answers with the float model's on; those of --calibrate when left out
+    #[arg(long, value_name = "FILE")]
+    data: Option<PathBuf>,
+    /// Folder of a classification head on this encoder; its labels are then compared instead of sentence vectors
+    #[arg(long, value_name = "DIR")]
+    head: Option<PathBuf>,
+    /// Write what quantization did as one HTML page
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
 }
 
 pub(super) fn run(args: QuantizeArgs, common: &Common) -> anyhow::Result<()> {
@@ -41,32 +85,177 @@ pub(super) fn run(args: QuantizeArgs, common: &Common) -> anyhow::Result<()> {
     let folder = model_folder(&args.source, &settings)?;
     ensure_apart(&folder, &args.destination)?;
     let source = ModelDir::open(&folder)?;
+    let recipe = recipe(&args)?;
+    let looks = args.calibrate.is_some() || args.data.is_some() || args.report.is_some();
+    let looked = looks.then(|| look(&args, &settings, &source, &recipe)).transpose()?;
+    let made = looked.as_ref().map(Looked::made).unwrap_or_default();
     let options = QuantizeOptions {
-        source_id: args.source_id.unwrap_or(args.source),
-        license: args.license,
+        source_id: args.source_id.clone().unwrap_or(args.source.clone()),
+        license: args.license.clone(),
         existing: if args.force { Existing::Replace } else { Existing::Refuse },
+        recipe,
+        made,
     };
     let bar = progress::bar(0, "quantize");
-    let report = quantize(&source, &args.destination, &options, |name, total| {
+    let written = quantize(&source, &args.destination, &options, |name, total| {
         bar.set_length(total as u64);
         bar.set_message(name.to_string());
         bar.inc(1);
     })?;
     bar.finish_and_clear();
+    if let Some(looked) = looked.as_ref().filter(|_| args.head.is_none()) {
+        let scores = looked.scores(&args, machine::describe(kernels(&settings)?));
+        update_manifest(&args.destination, |manifest| manifest.scores.extend(scores))?;
+    }
     card::write(&args.destination).context("cannot write the model card")?;
 
     let mut table = Table::new(["tensor", "SQNR dB", "cosine", "max error"]);
-    for layer in &report.layers {
+    for layer in &written.layers {
         let sqnr = layer.sqnr_db.map_or("exact".to_string(), |db| format!("{db:.1}"));
         table.row([layer.name.clone(), sqnr, format!("{:.6}", layer.cosine), format!("{:.5}", layer.max_abs)]);
     }
     println!("{table}");
-    if !report.left_out.is_empty() {
-        println!("not used by this architecture, left out: {}", report.left_out.join(", "));
+    if !written.left_out.is_empty() {
+        println!("not used by this architecture, left out: {}", written.left_out.join(", "));
     }
-    let ratio = report.f32_bytes as f64 / report.int8_bytes as f64;
-    let (before, after) = (megabytes(report.f32_bytes), megabytes(report.int8_bytes));
-    println!("{}: {before} in f32, {after} in int8 ({ratio:.2} times smaller)", args.destination.display());
-    println!("next: octet eval {0} --data labelled.jsonl, octet serve --model {0}", args.destination.display());
+    let ratio = written.f32_bytes as f64 / written.bytes as f64;
+    let (before, after, name) = (megabytes(written.f32_bytes), megabytes(written.bytes), args.destination.display());
+    println!("{name}: {before} in f32, {after} in {} ({ratio:.2} times smaller)", options.recipe);
+    if let Some(looked) = &looked {
+        looked.tell();
+        if let Some(file) = &args.report {
+            let page = looked.report(&args, &options.recipe)?.page();
+            std::fs::write(file, page.html()).with_context(|| format!("cannot write {}", file.display()))?;
+            println!("{}: what quantization did, with figures", file.display());
+        }
+    }
+    println!("next: octet eval {name} --data labelled.jsonl, octet serve --model {name}");
     Ok(())
+}
+
+/// The recipe of the arguments.
+fn recipe(args: &QuantizeArgs) -> anyhow::Result<Recipe> {
+    let file = Path::new(&args.recipe);
+    let mut recipe = match file.extension() {
+        Some(extension) if extension == "toml" => {
+            let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+            Recipe::parse(&text, &args.recipe)?
+        }
+        _ => Recipe::named(&args.recipe)?,
+    };
+    args.layers.iter().try_for_each(|rule| recipe.add_layer(rule))?;
+    recipe.rounding = args.rounding.unwrap_or(recipe.rounding);
+    recipe.bias_correction |= args.bias_correction;
+    if args.calibrate.is_none() && (recipe.rounding == Rounding::Gptq || recipe.bias_correction) {
+        bail!("GPTQ and bias correction look at what enters the layers; give texts with --calibrate");
+    }
+    Ok(recipe)
+}
+
+/// What was found with the float model in memory.
+struct Looked<'a> {
+    original: Original<'a>,
+    forms: Vec<Form>,
+    calibration: Option<Calibration>,
+    /// Present when there were texts to compare on.
+    compared: Option<(Judge, Passed)>,
+    min_agreement: f64,
+}
+
+/// Loads the float model, sees what enters its layers, makes every layer, and sends the result through the gate.
+fn look<'a>(
+    args: &QuantizeArgs,
+    settings: &Settings,
+    source: &'a ModelDir,
+    recipe: &Recipe,
+) -> anyhow::Result<Looked<'a>> {
+    let (kernels, threads) = (kernels(settings)?, threads(settings));
+    let original = Original::load(source)?;
+    let head = args.head.as_deref();
+    let judged = |file: &Path, count: usize| judge(&original, head, &sample(file, count)?, (kernels, threads));
+    let seen = args.calibrate.as_deref().map(|file| judged(file, args.samples)).transpose()?;
+    let moments = recipe.rounding == Rounding::Gptq;
+    let calibration = seen.as_ref().map(|seen| calibrated(&original, seen, moments, args.observer)).transpose()?;
+    let bar = progress::bar(original.modules.len(), "round");
+    let mut forms = original.forms(recipe, calibration.as_ref(), |done| bar.set_position(done as u64))?;
+    bar.finish_and_clear();
+
+    let texts = settings.quality.max_texts;
+    let judge = match &args.data {
+        Some(file) => Some(judged(file, texts)?),
+        None => seen,
+    };
+    let bound = bound(settings);
+    let compared = match judge {
+        None => None,
+        Some(judge) => {
+            let bar = progress::bar(0, "compare");
+            let passed = bound.pass(&original, &judge, &mut forms, (kernels, threads), |what| bar.set_message(what))?;
+            bar.finish_and_clear();
+            Some((judge, passed))
+        }
+    };
+    Ok(Looked { original, forms, calibration, compared, min_agreement: bound.min_agreement })
+}
+
+impl Looked<'_> {
+    /// The layers by module.
+    fn made(&self) -> BTreeMap<String, Form> {
+        let names = self.original.modules.iter().map(|module| module.name.clone());
+        names.zip(self.forms.iter().cloned()).collect()
+    }
+
+    /// The agreement, for `quant.json`: `octet serve` looks at it.
+    fn scores(&self, args: &QuantizeArgs, machine: String) -> Option<Score> {
+        let (judge, passed) = self.compared.as_ref()?;
+        let file = args.data.as_ref().or(args.calibrate.as_ref())?;
+        Some(Score {
+            dataset: file.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+            metric: if judge.answers() == Answers::Vectors { "cosine_f32" } else { "agreement_f32" }.into(),
+            precision: "int8".into(),
+            value: passed.verdict.agreement,
+            n: judge.len() as u64,
+            command: std::iter::once("octet".to_string()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" "),
+            machine,
+            date: Some(machine::today()),
+        })
+    }
+
+    /// How it came through the gate.
+    fn tell(&self) {
+        let Some((judge, passed)) = &self.compared else { return };
+        let verdict = &passed.verdict;
+        println!(
+            "agreement with the float model: {:.4} on {} texts (bound {}); outputs: cosine {:.5}, SQNR {}",
+            verdict.agreement,
+            judge.len(),
+            self.min_agreement,
+            verdict.cosine,
+            verdict.sqnr_db.map_or("exact".into(), |db| format!("{db:.1} dB")),
+        );
+        if !passed.holds {
+            println!("warning: below quality.min_agreement; it was written because quality.on_failure is warn");
+        }
+        if !passed.fallen_back.is_empty() {
+            println!("stayed float to keep the bound: {}", passed.fallen_back.join(", "));
+        }
+    }
+
+    fn report(&self, args: &QuantizeArgs, recipe: &Recipe) -> anyhow::Result<Report> {
+        let words = recipe.in_words(&[]);
+        let forms = self.original.modules.iter().zip(&self.forms);
+        Ok(Report {
+            model: args.source_id.clone().unwrap_or(args.source.clone()),
+            recipe: format!(
+                "{}: matrices {}; tables {}; activations {}",
+                words.scheme, words.weights, words.embeddings, words.activations
+            ),
+            modules: forms.map(|(module, form)| self.original.stored(module, form)).collect(),
+            float_bytes: self.original.float_bytes()?,
+            inputs: self.calibration.as_ref().map(Calibration::entering).unwrap_or_default(),
+            verdict: self.compared.as_ref().map(|(judge, passed)| (passed.verdict, judge.answers(), judge.len())),
+            min_agreement: Some(self.min_agreement),
+            ..Report::default()
+        })
+    }
 }

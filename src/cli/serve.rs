@@ -15,7 +15,7 @@ use crate::server;
 use crate::telemetry::{Metrics, logging};
 
 use super::table::{Table, megabytes};
-use super::{Common, kernels, model_folder, shadow, threads};
+use super::{Common, gate, kernels, model_folder, shadow, threads};
 
 /// Serve models over HTTP.
 ///
@@ -53,7 +53,8 @@ pub(super) fn run(args: ServeArgs, common: &Common) -> anyhow::Result<()> {
     let mut served = Vec::new();
     for model in &settings.models {
         let folder = model_folder(&model.path, &settings)?;
-        let loaded = loader.load(&model.id, &folder).with_context(|| format!("model \"{}\"", model.id))?;
+        let loaded = gate::load(&mut loader, &model.id, &folder, &settings, kernels)
+            .with_context(|| format!("model \"{}\"", model.id))?;
         served.push((Arc::new(loaded), folder));
     }
     let originals = shadow::load(&served, kernels, &settings)?;

@@ -97,7 +97,8 @@ pub enum Problem {
 
 impl Settings {
     /// Defaults, then `file` (or the one that `OCTET_CONFIG` names, or [`DEFAULT_FILE`] when none is named and it
-    /// exists), then the `OCTET_*` variables of `environment`, then `overrides` (flags as `key = value`); later ones win.
+    /// exists), then the `OCTET_*` variables of `environment`, then `overrides` (flags as `key = value`); later ones
+    /// win.
     ///
     /// The key `models` takes models as `path` or `id=path`, separated by commas; several such flags add up.
     ///

@@ -11,8 +11,8 @@ mod value;
 pub use load::{DEFAULT_FILE, Origin, Problem};
 pub use render::{reference_page, template_file};
 pub use sections::{
-    BatchingSettings, EngineSettings, FeedbackSettings, HubSettings, IsaChoice, LogFormat, LogLevel, ServerSettings,
-    ShadowSettings, TelemetrySettings,
+    BatchingSettings, EngineSettings, FeedbackSettings, HubSettings, IsaChoice, LogFormat, LogLevel, OnFailure,
+    QualitySettings, ServerSettings, ShadowSettings, TelemetrySettings,
 };
 pub use value::{Allowed, Setting, Share};
 
@@ -38,6 +38,8 @@ pub struct Settings {
     pub engine: EngineSettings,
     /// How requests share a run.
     pub batching: BatchingSettings,
+    /// What a quantized model must keep.
+    pub quality: QualitySettings,
     /// Comparison with the float original.
     pub shadow: ShadowSettings,
     /// Labels for answers.
@@ -53,15 +55,25 @@ pub struct Settings {
 }
 
 impl Settings {
-    fn sections(&self) -> [&dyn Section; 7] {
-        [&self.server, &self.engine, &self.batching, &self.shadow, &self.feedback, &self.hub, &self.telemetry]
+    fn sections(&self) -> [&dyn Section; 8] {
+        [
+            &self.server,
+            &self.engine,
+            &self.batching,
+            &self.quality,
+            &self.shadow,
+            &self.feedback,
+            &self.hub,
+            &self.telemetry,
+        ]
     }
 
-    fn sections_mut(&mut self) -> [&mut dyn Section; 7] {
+    fn sections_mut(&mut self) -> [&mut dyn Section; 8] {
         [
             &mut self.server,
             &mut self.engine,
             &mut self.batching,
+            &mut self.quality,
             &mut self.shadow,
             &mut self.feedback,
             &mut self.hub,

@@ -49,6 +49,18 @@ choice! {
     }
 }
 
+choice! {
+    /// What happens to a quantized model whose answers differ too much from the float model's.
+    pub enum OnFailure {
+        /// It is not written, or not served.
+        Refuse = "refuse",
+        /// It is used, with a warning.
+        Warn = "warn",
+        /// Layers stay float, those that cost most first, until the bound holds.
+        Fallback = "fallback",
+    }
+}
+
 section! {
     /// The HTTP listener and what it accepts.
     pub struct ServerSettings = "server" {
@@ -70,7 +82,8 @@ section! {
         idle_timeout_ms: u64 = 60_000, between(1, 3_600_000);
         /// Largest request body; a text of 1 MB needs room for JSON escapes.
         max_body_bytes: usize = 4_194_304, between(1_024, 1_073_741_824);
-        /// Bytes of request bodies held at a time over all connections; a request that does not fit is refused with 429.
+        /// Bytes of request bodies held at a time over all connections; a request that does not fit is refused with
+        /// 429.
         max_total_body_bytes: usize = 268_435_456, between(1_024, 1_099_511_627_776);
         /// Most inputs in one request.
         max_inputs: usize = 256, between(1, 100_000);
@@ -116,6 +129,25 @@ section! {
 }
 
 section! {
+    /// How much the answers of a quantized model may differ from those of its float original.
+    pub struct QualitySettings = "quality" {
+        /// Least agreement: the share of texts with the same label; for sentence vectors, the mean cosine. `octet
+        /// quantize` checks it when it is given texts, `octet serve` for models whose `quant.json` has an agreement,
+        /// and for float models that it quantizes while loading when `data` names texts.
+        min_agreement: Share = Share::percent(98), Allowed::Share;
+        /// What happens below it: the model is not written or not served (refuse), it is used and this is said (warn),
+        /// or layers stay float, those that cost most first, until the bound holds (fallback). A folder that is
+        /// quantized already has no float layers to fall back to: it is then refused.
+        on_failure: OnFailure = OnFailure::Refuse, Allowed::OneOf(OnFailure::NAMES);
+        /// Texts (.jsonl, .csv or .tsv) on which `octet serve` compares float models that it quantizes while loading
+        /// with themselves; empty compares nothing.
+        data: String = String::new(), Allowed::Text;
+        /// Most texts to compare on, evenly spaced over the file.
+        max_texts: usize = 1_000, between(1, 1_000_000);
+    }
+}
+
+section! {
     /// Comparison of some answers with those of the float original, beside the requests: how much accuracy int8 can have
     /// cost at most, without labels. Off until `float` names a folder.
     pub struct ShadowSettings = "shadow" {
@@ -152,7 +184,8 @@ section! {
         endpoint: String = String::new(), Allowed::Text;
         /// Never use the network: only what is already in the cache. `HF_HUB_OFFLINE=1` does the same.
         offline: bool = false, Allowed::Bool;
-        /// Folder for downloaded models; empty takes `HF_HUB_CACHE`, else `HF_HOME/hub`, else `~/.cache/huggingface/hub`.
+        /// Folder for downloaded models; empty takes `HF_HUB_CACHE`, else `HF_HOME/hub`, else
+        /// `~/.cache/huggingface/hub`.
         cache_dir: String = String::new(), Allowed::Text;
     }
 }

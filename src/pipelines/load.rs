@@ -98,6 +98,20 @@ impl Loader {
     /// # Errors
     /// [`LoadError`] saying which file or setting is wrong, and what would be right.
     pub fn load(&mut self, id: &str, path: &Path) -> Result<Model, LoadError> {
+        self.load_changed(id, path, None)
+    }
+
+    /// As [`Loader::load`], with a change to the encoder's weights before they are used; such an encoder is shared with
+    /// no other model.
+    ///
+    /// # Errors
+    /// As [`Loader::load`].
+    pub fn load_changed(
+        &mut self,
+        id: &str,
+        path: &Path,
+        change: Option<&dyn Fn(&mut Weights)>,
+    ) -> Result<Model, LoadError> {
         let started = Instant::now();
         let dir = ModelDir::open(path)?;
         let mut weights = dir.weights()?;
@@ -109,7 +123,7 @@ impl Loader {
             Some(other) => {
                 let mut other_weights = other.weights()?;
                 let described = describe(&other, &other_weights)?;
-                let loaded = self.encoder(&other, &described, &mut other_weights)?;
+                let loaded = self.encoder(&other, &described, &mut other_weights, change)?;
                 self.replacement = Some(other);
                 let head = if dir.is_head_only() {
                     architectures::trained_head(dir.config())
@@ -121,12 +135,12 @@ impl Loader {
             None if dir.is_head_only() => {
                 let mut encoder_weights = dir.encoder().weights()?;
                 let described = describe(dir.encoder(), &encoder_weights)?;
-                let loaded = self.encoder(dir.encoder(), &described, &mut encoder_weights)?;
+                let loaded = self.encoder(dir.encoder(), &described, &mut encoder_weights, change)?;
                 (Architecture { head: architectures::trained_head(dir.config()), ..described }, loaded)
             }
             None => {
                 let described = describe(&dir, &weights)?;
-                let loaded = self.encoder(&dir, &described, &mut weights)?;
+                let loaded = self.encoder(&dir, &described, &mut weights, change)?;
                 (described, loaded)
             }
         };
@@ -147,12 +161,15 @@ impl Loader {
         dir: &ModelDir,
         architecture: &Architecture,
         weights: &mut Weights,
+        change: Option<&dyn Fn(&mut Weights)>,
     ) -> Result<Loaded, LoadError> {
         let Architecture { spec, encoder: names, .. } = architecture;
         let (weights_digest, tokenizer) = (dir.digest().to_string(), dir.tokenizer_digest()?);
         let identity = Identity { weights: weights_digest, tokenizer, spec: spec.clone() };
-        if let Some((_, loaded)) = self.encoders.iter().find(|(known, _)| *known == identity) {
-            return Ok(loaded.clone());
+        match (change, self.encoders.iter().find(|(known, _)| *known == identity)) {
+            (Some(change), _) => change(weights),
+            (None, Some((_, loaded))) => return Ok(loaded.clone()),
+            (None, None) => {}
         }
         let tokenizer = Arc::new(Tokenizer::from_file(&dir.tokenizer_path())?);
         let path = || dir.path().to_path_buf();
@@ -190,7 +207,9 @@ impl Loader {
                 Loaded { encoder: Arc::new(encoder), tokenizer, sizes }
             }
         };
-        self.encoders.push((identity, loaded.clone()));
+        if change.is_none() {
+            self.encoders.push((identity, loaded.clone()));
+        }
         Ok(loaded)
     }
 }

@@ -6,9 +6,11 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 
 use crate::architectures::{LayerNames, LinearNames, RaggedBatch};
+use crate::kernels::affine::QParams;
 use crate::nn::{CandleEncoder, Enters, Site};
 
 use super::observers::{Histogram, Observer, ObserverKind, Range};
+use super::report::Entering;
 
 /// Rows that are gathered before their second moments are computed: one product of matrices instead of many small ones.
 const ROWS_AT_ONCE: usize = 512;
@@ -25,11 +27,11 @@ pub struct CalibrateOptions {
 /// What was seen at every [`Site`].
 #[derive(Debug)]
 pub struct Calibration {
-    sites: BTreeMap<Site, Inputs>,
+    sites: BTreeMap<Site, Seen>,
 }
 
 /// What was seen of the inputs of some linear layers.
-pub struct Inputs {
+pub struct Seen {
     observer: Box<dyn Observer + Send>,
     /// All values.
     pub histogram: Histogram,
@@ -64,7 +66,7 @@ impl Calibration {
             let mut see = |site: Site, x: &Tensor| {
                 let (_, channels) = x.dims2()?;
                 let values = x.flatten_all()?.to_vec1::<f32>()?;
-                let inputs = sites.entry(site).or_insert_with(|| Inputs::new(channels, options));
+                let inputs = sites.entry(site).or_insert_with(|| Seen::new(channels, options));
                 batch.ranges().for_each(|rows| inputs.see(&values[rows.start * channels..rows.end * channels]));
                 Ok(())
             };
@@ -72,7 +74,7 @@ impl Calibration {
             done += batch.len();
             progress(done);
         }
-        sites.values_mut().for_each(Inputs::flush);
+        sites.values_mut().for_each(Seen::flush);
         Ok(Calibration { sites })
     }
 
@@ -80,18 +82,41 @@ impl Calibration {
     ///
     /// # Panics
     /// When the encoder has no such site, or no sequence was run.
-    pub fn at(&self, site: Site) -> &Inputs {
+    pub fn at(&self, site: Site) -> &Seen {
         &self.sites[&site]
     }
 
     /// What enters a matrix, given the names of all blocks; none for what is no matrix of a block.
-    pub fn of(&self, module: &str, layers: &[LayerNames]) -> Option<&Inputs> {
+    pub fn of(&self, module: &str, layers: &[LayerNames]) -> Option<&Seen> {
         self.sites.get(&site_of(module, layers)?)
     }
 
     /// Every site with what was seen there, from the input of the model to its output.
-    pub fn sites(&self) -> impl Iterator<Item = (Site, &Inputs)> {
+    pub fn sites(&self) -> impl Iterator<Item = (Site, &Seen)> {
         self.sites.iter().map(|(site, inputs)| (*site, inputs))
+    }
+}
+
+impl Calibration {
+    /// Every site for the report, with the 256 levels of the range that the observer chose.
+    pub fn entering(&self) -> Vec<Entering> {
+        let of_site = |(site, inputs): (Site, &Seen)| {
+            let range = inputs.range();
+            let params = QParams::for_range_u8(range.lo, range.hi);
+            let what = match site.enters {
+                Enters::Attention => "query, key and value",
+                Enters::Projection => "attention output",
+                Enters::Up => "feed-forward in",
+                Enters::Down => "feed-forward out",
+            };
+            Entering {
+                name: format!("layer {}: what enters {what}", site.layer),
+                values: inputs.histogram.clone(),
+                levels: (0..=255).map(|q| f64::from(params.dequantize(q))).collect(),
+                level_name: format!("levels from {:.2} to {:.2}", range.lo, range.hi),
+            }
+        };
+        self.sites().map(of_site).collect()
     }
 }
 
@@ -111,9 +136,9 @@ pub fn site_of(module: &str, layers: &[LayerNames]) -> Option<Site> {
     })
 }
 
-impl Inputs {
+impl Seen {
     fn new(channels: usize, options: CalibrateOptions) -> Self {
-        Inputs {
+        Seen {
             observer: options.observer.start(),
             histogram: Histogram::default(),
             rows: 0,
@@ -154,6 +179,20 @@ impl Inputs {
         self.observer.range().expect("a site that is listed has seen a sequence")
     }
 
+    /// The parameters of a static quantization to u8 over the range that the observer chose; with a symmetric range,
+    /// the zero point is 128.
+    ///
+    /// # Panics
+    /// As [`Seen::range`].
+    pub fn params(&self, symmetric: bool) -> QParams {
+        let Range { lo, hi } = self.range();
+        let end = hi.max(-lo);
+        match symmetric {
+            true => QParams { scale: (end / 127.0).max(f32::MIN_POSITIVE), zero_point: 128 },
+            false => QParams::for_range_u8(lo, hi),
+        }
+    }
+
     /// Mean of each channel, `[channels]`.
     pub fn mean(&self) -> Vec<f32> {
         self.sum.iter().map(|sum| (sum / self.rows.max(1) as f64) as f32).collect()
@@ -165,9 +204,9 @@ impl Inputs {
     }
 }
 
-impl std::fmt::Debug for Inputs {
+impl std::fmt::Debug for Seen {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Inputs").field("rows", &self.rows).field("channels", &self.max.len()).finish_non_exhaustive()
+        f.debug_struct("Seen").field("rows", &self.rows).field("channels", &self.max.len()).finish_non_exhaustive()
     }
 }
 

@@ -1,10 +1,15 @@
 //! How much a candidate's answers differ from those of its float original, on the same texts.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::architectures::{Encoder, RaggedBatch};
+use crate::nn::CandleEncoder;
 use crate::pipelines::{ClassifyInput, ClassifyOptions, EmbedOptions, Head, Model, OutputActivation, Pipeline};
-use crate::pipelines::{PipelineError, Prepared, Row, SequenceModel};
+use crate::pipelines::{Prepared, Row, SequenceModel};
+
+use super::QuantizeError;
+use super::sensitivity::hidden_states;
 
 /// Tokens that run together.
 const BATCH_TOKENS: usize = 1024;
@@ -51,12 +56,19 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// Runs the float model over the texts; `progress` hears how many are done.
+    /// Tokenizes the texts as `model` does, and runs the float `encoder` under its head over them, in batches on
+    /// several threads; `progress` hears how many batches are done, and of how many.
     ///
     /// # Errors
-    /// The pipeline's, for the text it refuses.
-    pub fn new(model: &Model, texts: &[String], progress: impl FnMut(usize)) -> Result<Self, PipelineError> {
-        let (sequences, source, answers) = match (&model.classifier, &model.embedder) {
+    /// The pipeline's, for the text it refuses; those of [`CandleEncoder::hidden_states`].
+    pub fn new(
+        model: &Model,
+        encoder: &CandleEncoder,
+        texts: &[String],
+        threads: usize,
+        progress: impl Fn(usize, usize) + Sync,
+    ) -> Result<Self, QuantizeError> {
+        let (sequences, head, answers) = match (&model.classifier, &model.embedder) {
             (Some(classifier), _) => {
                 let inputs = texts.iter().map(|text| ClassifyInput { text: text.clone(), text_pair: None });
                 let Prepared { sequences, .. } =
@@ -66,12 +78,12 @@ impl Judge {
                     OutputActivation::Sigmoid => Answers::LabelSets,
                     OutputActivation::None => Answers::Numbers,
                 };
-                (sequences, &classifier.model, answers)
+                (sequences, &classifier.model.head, answers)
             }
             (None, Some(embedder)) => {
                 let Prepared { sequences, .. } =
                     embedder.prepare(texts.to_vec(), &EmbedOptions::default(), &|| true)?;
-                (sequences, &embedder.model, Answers::Vectors)
+                (sequences, &embedder.model.head, Answers::Vectors)
             }
             (None, None) => unreachable!("a model classifies or embeds"),
         };
@@ -86,8 +98,12 @@ impl Judge {
                 }
             }
         }
-        let mut judge = Judge { batches, head: source.head.clone(), answers, reference: Vec::new() };
-        judge.reference = judge.rows(source.encoder.clone(), progress);
+        let mut judge = Judge { batches, head: head.clone(), answers, reference: Vec::new() };
+        let (done, total) = (AtomicUsize::new(0), judge.batches.len());
+        let hidden = hidden_states(encoder, &judge.batches, threads, &|| {
+            progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);
+        })?;
+        judge.reference = judge.rows_of_hidden(&hidden, encoder.spec().hidden_size);
         Ok(judge)
     }
 
@@ -111,31 +127,36 @@ impl Judge {
         &self.batches
     }
 
+    /// What the float model answers, a row for each text.
+    pub fn reference(&self) -> &[Row] {
+        &self.reference
+    }
+
     /// Runs an encoder under the same head over the same texts, and compares.
     pub fn verdict(&self, encoder: Arc<dyn Encoder>) -> Verdict {
-        compare(self.answers, &self.reference, &self.rows(encoder, |_| {}))
+        self.rows_and_verdict(encoder).1
+    }
+
+    /// As [`Judge::verdict`], with the rows that were compared, in the order of the texts.
+    pub fn rows_and_verdict(&self, encoder: Arc<dyn Encoder>) -> (Vec<Row>, Verdict) {
+        let model = SequenceModel { encoder, head: self.head.clone() };
+        let mut workspace = model.encoder.workspace();
+        let rows: Vec<Row> = self.batches.iter().flat_map(|batch| model.rows(batch, &mut workspace)).collect();
+        let verdict = compare(self.answers, &self.reference, &rows);
+        (rows, verdict)
     }
 
     /// Compares what the head makes of hidden states that the caller computed, `[tokens, width]` of each of
     /// [`Judge::batches`].
     pub fn verdict_of_hidden(&self, hidden: &[Vec<f32>], width: usize) -> Verdict {
-        let batches = self.batches.iter().zip(hidden);
+        compare(self.answers, &self.reference, &self.rows_of_hidden(hidden, width))
+    }
+
+    fn rows_of_hidden(&self, hidden: &[Vec<f32>], width: usize) -> Vec<Row> {
         let of_batch = |(batch, hidden): (&RaggedBatch, &Vec<f32>)| {
             batch.ranges().map(|r| self.head.apply(&hidden[r.start * width..r.end * width], width)).collect::<Vec<_>>()
         };
-        let rows: Vec<Row> = batches.flat_map(of_batch).collect();
-        compare(self.answers, &self.reference, &rows)
-    }
-
-    fn rows(&self, encoder: Arc<dyn Encoder>, mut progress: impl FnMut(usize)) -> Vec<Row> {
-        let model = SequenceModel { encoder, head: self.head.clone() };
-        let mut workspace = model.encoder.workspace();
-        let mut rows = Vec::new();
-        for batch in &self.batches {
-            rows.extend(model.rows(batch, &mut workspace));
-            progress(rows.len());
-        }
-        rows
+        self.batches.iter().zip(hidden).flat_map(of_batch).collect()
     }
 }
 

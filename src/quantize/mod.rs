@@ -1,41 +1,55 @@
-//! Float checkpoint → int8 checkpoint: an ordinary model folder that is a quarter of the size.
+//! Float checkpoint → quantized checkpoint: an ordinary model folder that is a quarter of the size, or less.
 //!
-//! Data-free: weights and embedding tables become symmetric int8 with one scale per row; activations are quantized
-//! while the model runs, one scale per token, so nothing needs calibration. Biases, norms and heads stay float.
-//! [`quantize`] is the run in reading order.
+//! A [`Recipe`] says in which scheme each matrix and table is stored. The default needs no data: int8 with one scale
+//! per row, and activations that are quantized while the model runs, one scale per token. Biases, norms and heads stay
+//! float. [`quantize`] is the run in reading order.
+//!
+//! With texts more can be done: [`Calibration`] sees what enters the layers (ranges, [`gptq()`], [`corrected_bias`]), a
+//! [`Judge`] compares answers with the float model's, [`Bound`] acts on it, and a [`Workbench`] measures each layer
+//! alone and searches a mix.
 
 mod bias_correction;
 mod calibrate;
 mod error;
+mod gate;
 mod gptq;
 mod judge;
 mod linalg;
 pub mod observers;
+mod original;
 mod recipe;
 pub mod report;
+mod rounding;
 pub mod search;
 mod sensitivity;
 mod smooth;
+mod timing;
+mod tune;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::architectures::{self, Architecture, ArchitectureError};
 use crate::checkpoint::{
-    self, CheckpointError, Existing, LayerError, ModelDir, ModelFiles, QuantManifest, QuantizationConfig, Source,
-    Tensor, Weights, write_model,
+    CheckpointError, Existing, InputConfig, LayerError, ModelDir, ModelFiles, QuantManifest, QuantizationConfig,
+    QuantizationGroup, Source, Tensor, write_model,
 };
-use crate::kernels::affine::{Scheme, quantize_weights};
-use crate::runtime::SCHEME;
+use crate::kernels::affine::{Inputs, Scheme};
+use crate::pipelines::PipelineError;
 
 pub use bias_correction::corrected_bias;
-pub use calibrate::{CalibrateOptions, Calibration, Inputs, site_of};
+pub use calibrate::{CalibrateOptions, Calibration, Seen, site_of};
 pub use error::error_of;
+pub use gate::{Bound, OnFailure, Passed};
 pub use gptq::{GptqOptions, Grid, Rounded, Symmetric, gptq};
 pub use judge::{Answers, Judge, Verdict, compare};
+pub use original::{Form, Original};
 pub use recipe::{LayerRule, RECIPES, Recipe, RecipeError, parse_scheme, scheme_name};
+pub use rounding::Rounding;
 pub use sensitivity::{Module, Place, Replacement, probe, table};
 pub use smooth::{column_max, factors, migrate};
+pub use timing::{TIMED_TOKENS, product_seconds};
+pub use tune::{Forms, TuneOptions, Tuned, Workbench};
 
 /// What a run should write.
 #[derive(Clone, Debug)]
@@ -46,6 +60,23 @@ pub struct QuantizeOptions {
     pub license: Option<String>,
     /// What to do when the destination exists.
     pub existing: Existing,
+    /// The scheme of each layer.
+    pub recipe: Recipe,
+    /// Layers that were made beforehand, by module, as with calibration texts; the others are made from the recipe.
+    pub made: BTreeMap<String, Form>,
+}
+
+impl QuantizeOptions {
+    /// The default recipe into a new folder.
+    pub fn new(source_id: &str) -> Self {
+        QuantizeOptions {
+            source_id: source_id.into(),
+            license: None,
+            existing: Existing::Refuse,
+            recipe: Recipe::default(),
+            made: BTreeMap::new(),
+        }
+    }
 }
 
 /// What a run did.
@@ -56,7 +87,7 @@ pub struct QuantizeReport {
     /// Size of the same weights in f32, in bytes.
     pub f32_bytes: u64,
     /// Size of the weights that were written, in bytes.
-    pub int8_bytes: u64,
+    pub bytes: u64,
     /// Tensors of the source that the architecture has no use for.
     pub left_out: Vec<String>,
 }
@@ -67,12 +98,30 @@ pub enum QuantizeError {
     /// Reading or writing.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// A text that the model refuses.
+    #[error(transparent)]
+    Text(#[from] PipelineError),
     /// An unknown family or option.
     #[error(transparent)]
     Architecture(#[from] ArchitectureError),
+    /// The float executor.
+    #[error("the float model cannot be run: {0}")]
+    Float(#[from] candle_core::Error),
     /// The source holds integers already.
     #[error("{0} is quantized already; give the float model it was made from")]
     AlreadyQuantized(String),
+    /// A recipe that needs to see activations.
+    #[error("{0} has static inputs, whose ranges are found on texts; give some with --calibrate")]
+    NeedsCalibration(String),
+    /// A scheme whose groups do not fit.
+    #[error("{module}: {scheme} does not fit rows of {columns} weights; the group must divide them")]
+    Groups { module: String, scheme: String, columns: usize },
+    /// The gate.
+    #[error(
+        "agreement with the float model is {found:.4} on {texts} texts, the bound is {bound} (quality.min_agreement); \
+         loosen it, use a finer recipe, or set quality.on_failure to warn or fallback"
+    )]
+    Agreement { found: f64, bound: f64, texts: usize },
     /// The source holds only a head.
     #[error("{0} holds only a head on another folder's encoder; quantize that folder")]
     HeadOnly(String),
@@ -89,40 +138,52 @@ pub fn quantize(
     options: &QuantizeOptions,
     mut progress: impl FnMut(&str, usize),
 ) -> Result<QuantizeReport, QuantizeError> {
-    if source.is_head_only() {
-        return Err(QuantizeError::HeadOnly(source.path().display().to_string()));
-    }
-    if source.quantization().is_some() {
-        return Err(QuantizeError::AlreadyQuantized(source.path().display().to_string()));
-    }
+    check_source(source)?;
     let mut weights = source.weights()?;
     let architecture = architectures::describe(source.config(), &|name| weights.contains(name))?;
-    let plan = Plan::of(&architecture, source.config().hidden_size);
-    let total = plan.int8.len() + plan.float.len();
+    let width = source.config().hidden_size;
+    let modules = Module::all(&architecture.encoder, width);
+    let (rest, head) = other_weights(&architecture, width);
+    let total = modules.len() + rest.len();
 
-    let (mut tensors, mut layers, mut f32_bytes) = (BTreeMap::new(), Vec::new(), 0);
-    for (name, shape) in &plan.int8 {
-        progress(name, total);
-        let (stored, error) = to_int8(name, shape, &mut weights)?;
-        f32_bytes += 4 * shape.iter().product::<usize>() as u64;
-        layers.push(error);
-        tensors.insert(name.clone(), stored);
-    }
-    for (name, shape) in &plan.float {
+    let (mut tensors, mut inputs, mut stored, mut layers) = (BTreeMap::new(), BTreeMap::new(), Vec::new(), Vec::new());
+    let mut f32_bytes = 0;
+    for (name, shape) in &rest {
         progress(name, total);
         f32_bytes += 4 * shape.iter().product::<usize>() as u64;
         tensors.insert(name.clone(), weights.take(name, shape)?);
     }
+    for module in &modules {
+        progress(&module.weight(), total);
+        f32_bytes += 4 * (module.rows * module.columns) as u64;
+        let original = weights.take(&module.weight(), &[module.rows, module.columns])?;
+        let form = match options.made.get(&module.name) {
+            Some(form) => form.clone(),
+            None => Form::new(module, &original.clone().into_f32(), None, &options.recipe, None)?,
+        };
+        let is_table = matches!(module.place, Place::Table(_));
+        let config = (!is_table).then(|| options.recipe.linear(&module.name).1).flatten();
+        stored.push((module.name.clone(), is_table, form.scheme(), config));
+        if let Inputs::Static(params) = form.inputs {
+            inputs.insert(module.name.clone(), params);
+        }
+        if let (Some(name), Some(bias)) = (&module.bias, form.bias) {
+            tensors.insert(name.clone(), Tensor::F32 { shape: vec![module.rows], data: bias });
+        }
+        let tensor = match form.weight {
+            None => original,
+            Some(weight) => {
+                layers.push(error_of(&module.weight(), &original.into_f32(), &weight.dequantize()));
+                Tensor::Quantized(weight)
+            }
+        };
+        tensors.insert(module.weight(), tensor);
+    }
     let left_out = weights.remaining().map(str::to_string).collect();
 
+    let quantization = quantization_config(&stored, head);
     let manifest = QuantManifest {
-        recipe: checkpoint::Recipe {
-            scheme: SCHEME.into(),
-            weights: "int8 symmetric per channel".into(),
-            embeddings: "int8 symmetric per row".into(),
-            activations: "uint8 asymmetric per token, dynamic".into(),
-            ignore: plan.ignored(),
-        },
+        recipe: options.recipe.in_words(&quantization.ignore),
         source: Source {
             id: options.source_id.clone(),
             sha256: source.digest().into(),
@@ -132,66 +193,84 @@ pub fn quantize(
         layers: layers.clone(),
         ..QuantManifest::new()
     };
-    let quantization = QuantizationConfig::int8(plan.ignored());
     let files = ModelFiles {
         config: source.config().raw.clone(),
         quantization: Some(&quantization),
         tensors,
-        inputs: BTreeMap::new(),
+        inputs,
         manifest: Some(&manifest),
         copy_from: Some(source.path()),
         extra: BTreeMap::new(),
     };
     write_model(destination, &files, options.existing)?;
-    let int8_bytes = ModelDir::open(destination)?.weight_bytes();
-    Ok(QuantizeReport { layers, f32_bytes, int8_bytes, left_out })
+    let bytes = ModelDir::open(destination)?.weight_bytes();
+    Ok(QuantizeReport { layers, f32_bytes, bytes, left_out })
 }
 
-/// Every weight of a model by name and shape, and whether it becomes int8.
-struct Plan {
-    int8: Vec<(String, Vec<usize>)>,
-    float: Vec<(String, Vec<usize>)>,
-    head: Vec<String>,
+/// Refuses what is not a float model of its own.
+fn check_source(source: &ModelDir) -> Result<(), QuantizeError> {
+    let path = || source.path().display().to_string();
+    match (source.is_head_only(), source.quantization()) {
+        (true, _) => Err(QuantizeError::HeadOnly(path())),
+        (_, Some(_)) => Err(QuantizeError::AlreadyQuantized(path())),
+        _ => Ok(()),
+    }
 }
 
-impl Plan {
-    fn of(architecture: &Architecture, hidden: usize) -> Self {
-        let names = &architecture.encoder;
-        let mut int8: Vec<_> = names.tables().map(|t| (t.weight.clone(), vec![t.rows, hidden])).collect();
-        let mut float = Vec::new();
-        let mut norm = |n: &architectures::NormNames| {
-            float.push((n.weight.clone(), vec![hidden]));
-            float.push((n.bias.clone(), vec![hidden]));
+/// A weight by name, and its shape.
+type NamedShape = (String, Vec<usize>);
+
+/// The weights of a model that are in no module, with their shapes, and the modules of its head: what stays float.
+fn other_weights(architecture: &Architecture, hidden: usize) -> (Vec<NamedShape>, Vec<String>) {
+    let names = &architecture.encoder;
+    let mut float = Vec::new();
+    let mut norm = |n: &architectures::NormNames| {
+        float.push((n.weight.clone(), vec![hidden]));
+        float.push((n.bias.clone(), vec![hidden]));
+    };
+    norm(&names.embedding_norm);
+    for layer in &names.layers {
+        norm(&layer.attention_norm);
+        norm(&layer.output_norm);
+    }
+    for linear in names.layers.iter().flat_map(|l| l.linears()) {
+        float.push((linear.bias.clone(), vec![linear.outputs]));
+    }
+    let mut head = Vec::new();
+    for layer in architecture.head.iter().flat_map(|h| &h.layers) {
+        let n = &layer.names;
+        float.push((n.weight.clone(), vec![n.outputs, n.inputs]));
+        float.push((n.bias.clone(), vec![n.outputs]));
+        head.push(n.weight.trim_end_matches(".weight").to_string());
+    }
+    (float, head)
+}
+
+/// A module as it is stored: its name, whether it is a table, its scheme, and its inputs.
+type StoredAs = (String, bool, Option<Scheme>, Option<InputConfig>);
+
+/// The groups of a folder: what most matrices and most tables have in common by class, the others by name; float
+/// modules and those of the head are ignored.
+fn quantization_config(stored: &[StoredAs], head: Vec<String>) -> QuantizationConfig {
+    let mut groups: Vec<(usize, QuantizationGroup)> = Vec::new();
+    let mut ignore = head;
+    for (name, is_table, scheme, inputs) in stored {
+        let Some(weights) = *scheme else {
+            ignore.push(name.clone());
+            continue;
         };
-        norm(&names.embedding_norm);
-        for layer in &names.layers {
-            norm(&layer.attention_norm);
-            norm(&layer.output_norm);
+        let class = usize::from(*is_table);
+        let known = groups.iter_mut().find(|(c, g)| (*c, g.weights, g.inputs) == (class, weights, *inputs));
+        match known {
+            Some((_, group)) => group.targets.push(name.clone()),
+            None => groups.push((class, QuantizationGroup { targets: vec![name.clone()], weights, inputs: *inputs })),
         }
-        for linear in names.layers.iter().flat_map(|l| l.linears()) {
-            int8.push((linear.weight.clone(), vec![linear.outputs, linear.inputs]));
-            float.push((linear.bias.clone(), vec![linear.outputs]));
-        }
-        let mut head = Vec::new();
-        for layer in architecture.head.iter().flat_map(|h| &h.layers) {
-            let n = &layer.names;
-            float.push((n.weight.clone(), vec![n.outputs, n.inputs]));
-            float.push((n.bias.clone(), vec![n.outputs]));
-            head.push(n.weight.trim_end_matches(".weight").to_string());
-        }
-        Plan { int8, float, head }
     }
-
-    /// Modules that stay float although their class is quantized: the head.
-    fn ignored(&self) -> Vec<String> {
-        self.head.clone()
+    for (class, target) in ["Linear", "Embedding"].into_iter().enumerate() {
+        let own = groups.iter_mut().filter(|(c, _)| *c == class);
+        if let Some((_, usual)) = own.rev().max_by_key(|(_, group)| group.targets.len()) {
+            usual.targets = vec![target.into()];
+        }
     }
-}
-
-/// One tensor in int8, and how far it is from what it was.
-fn to_int8(name: &str, shape: &[usize], weights: &mut Weights) -> Result<(Tensor, LayerError), CheckpointError> {
-    let original = weights.take(name, shape)?.into_f32();
-    let quantized = quantize_weights(&original, shape[0], shape[1], Scheme::INT8);
-    let error = error_of(name, &original, &quantized.dequantize());
-    Ok((Tensor::Quantized(quantized), error))
+    QuantizationConfig { groups: groups.into_iter().map(|(_, group)| group).collect(), ignore }
 }

@@ -4,6 +4,8 @@
 //! scheme = "w8a8-dynamic"         # the name in reports and metrics
 //! weights = "int4-group32"        # linear layers; the long form is a table
 //! activations = "dynamic"         # their inputs
+//! rounding = "gptq"               # nearest, search or gptq
+//! bias_correction = true
 //!
 //! [embeddings]                    # tables, in the long form
 //! kind = "int8"
@@ -24,8 +26,10 @@ use regex::Regex;
 use serde_json::json;
 use toml::{Table, Value};
 
-use crate::checkpoint::InputConfig;
+use crate::checkpoint::{self, InputConfig};
 use crate::kernels::affine::{Granularity, Levels, Scheme};
+
+use super::Rounding;
 
 /// The recipes that come with Octet, by name: the files of `config/recipes`.
 pub const RECIPES: [(&str, &str); 8] = [
@@ -53,6 +57,10 @@ pub struct Recipe {
     pub embeddings: Option<Scheme>,
     /// Inputs of quantized linear layers; `None` keeps them in float.
     pub activations: Option<InputConfig>,
+    /// How weights are rounded; what needs calibration texts is done as well as it can be without them.
+    pub rounding: Rounding,
+    /// Whether biases take up the mean error of their layer, which needs calibration texts.
+    pub bias_correction: bool,
     /// Exceptions, in order: the last one that matches a layer holds.
     pub layers: Vec<LayerRule>,
 }
@@ -165,10 +173,50 @@ impl Recipe {
             "embeddings": scheme_name(self.embeddings),
             "activations": inputs(self.activations),
         });
+        if self.rounding != Rounding::default() {
+            recipe["rounding"] = json!(self.rounding.name());
+        }
+        if self.bias_correction {
+            recipe["bias_correction"] = json!(true);
+        }
         if !layers.is_empty() {
             recipe["layer"] = json!(layers);
         }
         recipe
+    }
+
+    /// The recipe in words, for `quant.json` and the model card; `float` are the modules that are not quantized.
+    pub fn in_words(&self, float: &[String]) -> checkpoint::Recipe {
+        let scheme = |scheme: Option<Scheme>, per: &str| match scheme {
+            Some(scheme) => scheme.to_string().replace("per channel", per),
+            None => "float".into(),
+        };
+        let exceptions = match self.layers.len() {
+            0 => String::new(),
+            count => format!(", {count} exception(s)"),
+        };
+        let rounding = match self.rounding {
+            Rounding::Nearest => String::new(),
+            other => format!(", rounded by {}", other.name()),
+        };
+        let bias = if self.bias_correction { ", biases corrected" } else { "" };
+        let symmetry = |symmetric: bool| if symmetric { "symmetric" } else { "asymmetric" };
+        let activations = match self.activations {
+            None => "float".into(),
+            Some(InputConfig { dynamic: true, symmetric }) => {
+                format!("uint8 {} per token, dynamic", symmetry(symmetric))
+            }
+            Some(InputConfig { dynamic: false, symmetric }) => {
+                format!("uint8 {} per layer, static", symmetry(symmetric))
+            }
+        };
+        checkpoint::Recipe {
+            scheme: self.scheme.clone(),
+            weights: format!("{}{rounding}{bias}{exceptions}", scheme(self.weights, "per channel")),
+            embeddings: scheme(self.embeddings, "per row"),
+            activations,
+            ignore: float.to_vec(),
+        }
     }
 
     /// The recipe as a TOML file.
@@ -259,7 +307,11 @@ fn parse_inputs(text: &str) -> Result<Option<InputConfig>, String> {
 }
 
 fn read_recipe(table: &Table) -> Result<Recipe, String> {
-    only_keys(table, "", &["scheme", "weights", "embeddings", "activations", "layer", "layers"])?;
+    only_keys(
+        table,
+        "",
+        &["scheme", "weights", "embeddings", "activations", "rounding", "bias_correction", "layer", "layers"],
+    )?;
     let scheme = text(table, "", "scheme")?.ok_or("\"scheme\" is missing; it names the recipe in reports")?;
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     if scheme.is_empty() || scheme.len() > MAX_NAME || !scheme.chars().all(plain) {
@@ -271,6 +323,11 @@ fn read_recipe(table: &Table) -> Result<Recipe, String> {
     let weights = weights.ok_or("\"weights\" is missing; it says how linear layers are quantized, such as \"int8\"")?;
     let embeddings = table.get("embeddings").map(|value| read_scheme(value, "embeddings")).transpose()?;
     let activations = table.get("activations").map(|value| read_inputs(value, "activations")).transpose()?;
+    let rounding = text(table, "", "rounding")?.map(|name| name.parse().map_err(|e| format!("\"rounding\": {e}")));
+    let bias_correction = match table.get("bias_correction") {
+        None => false,
+        Some(value) => value.as_bool().ok_or_else(|| wrong("bias_correction", value, "true or false"))?,
+    };
     let mut layers = Vec::new();
     for (i, layer) in array(table, "layer")?.iter().enumerate() {
         layers.push(read_layer(layer, &format!("layer[{i}]"))?);
@@ -288,6 +345,8 @@ fn read_recipe(table: &Table) -> Result<Recipe, String> {
         weights,
         embeddings: embeddings.unwrap_or(Some(Scheme::INT8)),
         activations: activations.unwrap_or(Some(InputConfig::DYNAMIC)),
+        rounding: rounding.transpose()?.unwrap_or_default(),
+        bias_correction,
         layers,
     })
 }

@@ -206,9 +206,7 @@ impl Report {
         let by_time: Vec<Point> = self.tried.iter().filter_map(|t| Some(point(t, t.seconds? * 1e3))).collect();
         let mut blocks = vec![
             Block::Heading("Recipes that were tried".into()),
-            text(
-                "Up is more like the float model, left is smaller or faster. Each point was measured with the whole model.",
-            ),
+            text("Up is more like the float model, left is smaller or faster. Each point is the whole model."),
             figure("Agreement with the float model, by size", "size, MB", by_size),
         ];
         if !by_time.is_empty() {

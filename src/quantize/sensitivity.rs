@@ -128,6 +128,24 @@ pub fn probe(
     Ok(verdicts)
 }
 
+/// Last hidden states of each batch, `[tokens, hidden]`, on several threads; `told` is called after each batch.
+///
+/// # Errors
+/// Those of [`CandleEncoder::hidden_states`].
+pub fn hidden_states(
+    encoder: &CandleEncoder,
+    batches: &[RaggedBatch],
+    threads: usize,
+    told: &(dyn Fn() + Sync),
+) -> candle_core::Result<Vec<Vec<f32>>> {
+    let run = |batch: &RaggedBatch, _| {
+        let hidden = encoder.run_layers(0..encoder.num_layers(), batch, encoder.embedded(batch)?);
+        told();
+        hidden
+    };
+    over_batches(batches, threads, &run)?.iter().map(|x| x.flatten_all()?.to_vec1()).collect()
+}
+
 /// What is run over a batch, given its number: `[tokens, hidden]`.
 type Run<'a> = dyn Fn(&RaggedBatch, usize) -> candle_core::Result<Tensor> + Sync + 'a;
 
@@ -168,11 +186,11 @@ mod tests {
         let path = std::path::Path::new("tests/goldens/bert");
         let model = Loader::new(Kernels::detect(), Precision::Float).load("golden", path).unwrap();
         let texts: Vec<String> = ["a b c", "hello world", "c"].map(String::from).to_vec();
-        let judge = Judge::new(&model, &texts, |_| {}).unwrap();
         let dir = ModelDir::open(path).unwrap();
         let mut weights = dir.weights().unwrap();
         let described = architectures::describe(dir.config(), &|name| weights.contains(name)).unwrap();
         let base = CandleEncoder::load(&described.spec, &described.encoder, &mut weights, 1).unwrap();
+        let judge = Judge::new(&model, &base, &texts, 1, |_, _| {}).unwrap();
         let modules = Module::all(&described.encoder, described.spec.hidden_size);
         let mut done = Vec::new();
         let replacements = |module: &Module| {

@@ -62,10 +62,12 @@ fn help_names_every_subcommand_and_teaches_the_first_request() {
     let help = octet(&["--help"]);
     assert!(help.status.success());
     let help = text(&help.stdout);
-    for word in ["serve", "quantize", "eval", "calibrate", "bench", "train", "inspect", "curl"] {
+    for word in ["serve", "quantize", "sensitivity", "tune", "eval", "calibrate", "bench", "train", "inspect", "curl"] {
         assert!(help.contains(word), "{word} is missing in:\n{help}");
     }
-    for command in ["serve", "quantize", "eval", "calibrate", "bench", "train", "inspect", "healthcheck"] {
+    for command in
+        ["serve", "quantize", "sensitivity", "tune", "eval", "calibrate", "bench", "train", "inspect", "healthcheck"]
+    {
         let help = octet(&[command, "--help"]);
         let shown = text(&help.stdout);
         assert!(shown.contains(&format!("  octet {command}")), "{command} --help has no example:\n{shown}");

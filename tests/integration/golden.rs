@@ -377,7 +377,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
 #[test]
 fn quantized_folder_gives_the_bits_of_quantizing_at_load() {
     let scratch = tempfile::tempdir().unwrap();
-    let options = QuantizeOptions { source_id: "golden".into(), license: None, existing: checkpoint::Existing::Refuse };
+    let options = QuantizeOptions::new("golden");
     for name in ENCODERS {
         let destination = scratch.path().join(name);
         quantize(&ModelDir::open(&goldens().join(name)).unwrap(), &destination, &options, |_, _| {}).unwrap();

@@ -17,3 +17,4 @@ mod settings;
 mod summaries;
 mod support;
 mod tidy;
+mod toolkit;

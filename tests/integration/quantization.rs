@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use octet::architectures::{self, Encoder, RaggedBatch};
-use octet::checkpoint::{Existing, ModelDir};
+use octet::checkpoint::ModelDir;
 use octet::eval::classification::agreement;
 use octet::eval::embedding::closeness;
 use octet::kernels::Kernels;
@@ -141,9 +141,9 @@ fn quantizing_at_load_and_beforehand_give_the_same_bits() {
     let scratch = tempfile::tempdir().unwrap();
     let source = Path::new("tests/goldens/bert-classify");
     let quantized = scratch.path().join("bert");
-    let options = QuantizeOptions { source_id: "golden".into(), license: None, existing: Existing::Refuse };
+    let options = QuantizeOptions::new("golden");
     let report = quantize(&ModelDir::open(source).unwrap(), &quantized, &options, |_, _| {}).unwrap();
-    assert!(report.int8_bytes < report.f32_bytes / 2 && report.layers.iter().all(|l| l.cosine > 0.999));
+    assert!(report.bytes < report.f32_bytes / 2 && report.layers.iter().all(|l| l.cosine > 0.999));
     let batch = || {
         let mut batch = RaggedBatch::new();
         batch.push(&[1, 5, 9, 2], &[0, 0, 1, 1]);
@@ -204,7 +204,7 @@ fn shipped_encoder_is_what_octet_quantize_makes_of_the_packaged_weights() {
     };
     let scratch = tempfile::tempdir().unwrap();
     let made = scratch.path().join("made");
-    let options = QuantizeOptions { source_id: "test".into(), license: None, existing: Existing::Refuse };
+    let options = QuantizeOptions::new("test");
     quantize(&ModelDir::open(Path::new(&source)).unwrap(), &made, &options, |_, _| {}).unwrap();
     let digest = |folder: &Path| ModelDir::open(folder).unwrap().digest().to_string();
     assert_eq!(digest(&made), digest(Path::new(ENCODER)));

@@ -1,0 +1,88 @@
+//! What the commands share that compare with a float model: which one, on which texts.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::Args;
+
+use crate::config::Settings;
+use crate::data::read_examples;
+use crate::kernels::Kernels;
+use crate::pipelines::{Loader, Precision};
+use crate::quantize::observers::ObserverKind;
+use crate::quantize::{CalibrateOptions, Calibration, Judge, Original};
+
+use super::{model_folder, progress};
+
+/// A float model and texts.
+#[derive(Args)]
+pub(super) struct Compared {
+    /// Float model: a folder, or a hub id such as org/name
+    pub(super) source: String,
+    /// Texts to compare answers on: .jsonl, .csv or .tsv; labels are not needed
+    #[arg(long, value_name = "FILE")]
+    pub(super) data: PathBuf,
+    /// Folder of a classification head on this encoder; its labels are then compared instead of sentence vectors
+    #[arg(long, value_name = "DIR")]
+    pub(super) head: Option<PathBuf>,
+    /// Most texts, evenly spaced over the file
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub(super) texts: usize,
+}
+
+impl Compared {
+    /// The folder of the float model.
+    pub(super) fn folder(&self, settings: &Settings) -> anyhow::Result<PathBuf> {
+        model_folder(&self.source, settings)
+    }
+
+    /// What the float model says to at most `count` texts.
+    pub(super) fn judge(&self, original: &Original, kernels: (Kernels, usize), count: usize) -> anyhow::Result<Judge> {
+        judge(original, self.head.as_deref(), &sample(&self.data, count)?, kernels)
+    }
+}
+
+/// At most `count` texts of a file, evenly spaced over it, so that a sorted file gives all of its parts.
+pub(super) fn sample(path: &Path, count: usize) -> anyhow::Result<Vec<String>> {
+    let examples = read_examples(path)?;
+    let count = count.min(examples.len());
+    Ok((0..count).map(|i| examples[i * examples.len() / count].text.clone()).collect())
+}
+
+/// What the float model, under its own head or that of another folder, says to the texts.
+pub(super) fn judge(
+    original: &Original,
+    head: Option<&Path>,
+    texts: &[String],
+    (kernels, threads): (Kernels, usize),
+) -> anyhow::Result<Judge> {
+    let folder = original.folder();
+    let mut loader = Loader::new(kernels, Precision::Float);
+    if head.is_some() {
+        loader = loader.with_encoder(folder)?;
+    }
+    let model = loader.load("float", head.unwrap_or(folder));
+    let model = model.with_context(|| format!("the float model of {}", folder.display()))?;
+    let bar = progress::bar(0, "float model");
+    let judge = Judge::new(&model, &original.encoder, texts, threads, |done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    })?;
+    bar.finish_and_clear();
+    Ok(judge)
+}
+
+/// What enters the layers of the float model on the judge's texts.
+pub(super) fn calibrated(
+    original: &Original,
+    judge: &Judge,
+    moments: bool,
+    observer: ObserverKind,
+) -> anyhow::Result<Calibration> {
+    let bar = progress::bar(judge.len(), "calibrate");
+    let options = CalibrateOptions { observer, moments };
+    let told = |done: usize| bar.set_position(done as u64);
+    let calibration = Calibration::run(&original.encoder, judge.batches(), options, told)?;
+    bar.finish_and_clear();
+    Ok(calibration)
+}

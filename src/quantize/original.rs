@@ -1,0 +1,278 @@
+//! A float model in memory: what quantization starts from, and what candidates are compared with.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::architectures::{self, EncoderNames, EncoderSpec, LinearNames};
+use crate::checkpoint::{ModelDir, Tensor, Weights};
+use crate::kernels::Kernels;
+use crate::kernels::affine::{Inputs, Levels, QuantizedWeights, Scheme};
+use crate::nn::{CandleEncoder, Linear, Precision};
+use crate::runtime::Int8Encoder;
+
+use super::calibrate::Seen;
+use super::observers::Histogram;
+use super::report::Stored;
+use super::sensitivity::hidden_states;
+use super::{
+    Calibration, Judge, Module, Place, QuantizeError, Recipe, Replacement, Verdict, corrected_bias, error_of, probe,
+    table,
+};
+
+/// The encoder of a float folder, loaded once.
+pub struct Original<'a> {
+    source: &'a ModelDir,
+    /// Sizes and options.
+    pub spec: EncoderSpec,
+    /// Weight names by role.
+    pub names: EncoderNames,
+    /// Tables and matrices, from the input to the output.
+    pub modules: Vec<Module>,
+    /// Runs it in float.
+    pub encoder: CandleEncoder,
+    /// Weights and biases of the modules.
+    values: BTreeMap<String, Vec<f32>>,
+}
+
+/// A module as it is stored: its weight, its bias where that changed with it, and how its inputs are quantized.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Form {
+    /// The integers; none for float.
+    pub weight: Option<QuantizedWeights>,
+    /// The bias; none where it is as it was.
+    pub bias: Option<Vec<f32>>,
+    /// What happens to the rows that enter a matrix; float for tables.
+    pub inputs: Inputs,
+}
+
+impl<'a> Original<'a> {
+    /// Loads the encoder of a float folder.
+    ///
+    /// # Errors
+    /// [`QuantizeError`] when it is no float encoder.
+    pub fn load(source: &'a ModelDir) -> Result<Self, QuantizeError> {
+        super::check_source(source)?;
+        let mut weights = source.weights()?;
+        let architecture = architectures::describe(source.config(), &|name| weights.contains(name))?;
+        let (spec, names) = (architecture.spec, architecture.encoder);
+        let modules = Module::all(&names, spec.hidden_size);
+        let mut values = BTreeMap::new();
+        for module in &modules {
+            let weight = weights.take(&module.weight(), &[module.rows, module.columns])?;
+            values.insert(module.weight(), weight.into_f32());
+            if let Some(bias) = &module.bias {
+                values.insert(bias.clone(), weights.take(bias, &[module.rows])?.into_f32());
+            }
+        }
+        let encoder = CandleEncoder::load(&spec, &names, &mut weights, 1)?;
+        Ok(Original { source, spec, names, modules, encoder, values })
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        self.source.path()
+    }
+
+    /// The weight of a module, `[rows, columns]`.
+    pub fn weight(&self, module: &Module) -> &[f32] {
+        &self.values[&module.weight()]
+    }
+
+    /// The bias of a module, `[rows]`; tables have none.
+    pub fn bias(&self, module: &Module) -> Option<&[f32]> {
+        module.bias.as_ref().map(|bias| self.values[bias].as_slice())
+    }
+
+    /// A module as a recipe says.
+    ///
+    /// # Errors
+    /// As [`Form::new`].
+    pub fn form(
+        &self,
+        module: &Module,
+        recipe: &Recipe,
+        calibration: Option<&Calibration>,
+    ) -> Result<Form, QuantizeError> {
+        let seen = calibration.and_then(|c| c.of(&module.name, &self.names.layers));
+        Form::new(module, self.weight(module), self.bias(module), recipe, seen)
+    }
+
+    /// Every module as a recipe says, in the order of [`Original::modules`]; `progress` hears how many are done.
+    ///
+    /// # Errors
+    /// As [`Form::new`].
+    pub fn forms(
+        &self,
+        recipe: &Recipe,
+        calibration: Option<&Calibration>,
+        mut progress: impl FnMut(usize),
+    ) -> Result<Vec<Form>, QuantizeError> {
+        let numbered = self.modules.iter().zip(1..);
+        let made = numbered.map(|(module, number)| {
+            let form = self.form(module, recipe, calibration);
+            progress(number);
+            form
+        });
+        made.collect()
+    }
+
+    /// What takes the place of a module in the candle executor. Groups are rounded again to int8 with one scale per
+    /// row, as in the executor that serves.
+    pub fn replacement(&self, module: &Module, form: &Form, kernels: Kernels) -> Replacement {
+        let [rows, columns] = [module.rows, module.columns];
+        let Place::Matrix { layer, index } = module.place else {
+            let values = form.weight.as_ref().map_or_else(|| self.weight(module).to_vec(), |w| w.dequantize());
+            return table(values, rows, columns);
+        };
+        let weight = match &form.weight {
+            None => Tensor::F32 { shape: vec![rows, columns], data: self.weight(module).to_vec() },
+            Some(weight) => Tensor::Quantized(weight.clone()),
+        };
+        let bias = form.bias.clone().unwrap_or_else(|| self.bias(module).expect("a matrix has a bias").to_vec());
+        let names: &LinearNames = self.names.layers[layer].linears()[index];
+        Replacement::Matrix(Linear::from_stored(names, weight, bias, form.inputs, Precision::AsStored(kernels)))
+    }
+
+    /// The executor that serves, with each module in the form given, in the order of [`Original::modules`].
+    ///
+    /// # Errors
+    /// [`QuantizeError`] when a file cannot be read.
+    pub fn candidate(&self, forms: &[&Form], kernels: Kernels) -> Result<Int8Encoder, QuantizeError> {
+        let mut weights = self.source.weights()?;
+        self.put(forms, &mut weights);
+        Ok(Int8Encoder::load(self.spec.clone(), &self.names, &mut weights, kernels)?)
+    }
+
+    /// Puts each module in the form given into weights that an executor will take, in the order of
+    /// [`Original::modules`].
+    pub fn put(&self, forms: &[&Form], weights: &mut Weights) {
+        for (module, form) in self.modules.iter().zip(forms) {
+            let weight = match &form.weight {
+                Some(weight) => Tensor::Quantized(weight.clone()),
+                None => Tensor::F32 { shape: vec![module.rows, module.columns], data: self.weight(module).to_vec() },
+            };
+            weights.put(&module.weight(), weight, form.inputs);
+            if let (Some(name), Some(bias)) = (&module.bias, &form.bias) {
+                weights.put(name, Tensor::F32 { shape: vec![module.rows], data: bias.clone() }, Inputs::Float);
+            }
+        }
+    }
+
+    /// Everything in int8, and everything in int8 but one module in float, for each module in turn; `progress` hears
+    /// how many are done.
+    ///
+    /// # Errors
+    /// [`QuantizeError`] when the float executor fails.
+    pub fn spared(
+        &self,
+        judge: &Judge,
+        (kernels, threads): (Kernels, usize),
+        progress: impl FnMut(usize),
+    ) -> Result<(Verdict, Vec<Verdict>), QuantizeError> {
+        let (mut base, recipe) = (self.encoder.clone(), Recipe::default());
+        for module in &self.modules {
+            let int8 = self.form(module, &recipe, None)?;
+            base = match (module.place, self.replacement(module, &int8, kernels)) {
+                (Place::Table(index), Replacement::Table(table)) => base.with_table(index, table),
+                (Place::Matrix { layer, index }, Replacement::Matrix(linear)) => base.with_linear(layer, index, linear),
+                _ => unreachable!("a replacement is of its module's kind"),
+            };
+        }
+        let float = Form::float();
+        let back = |module: &Module| vec![self.replacement(module, &float, kernels)];
+        let without = probe(&base, judge, &self.modules, threads, back, progress)?;
+        let hidden = hidden_states(&base, judge.batches(), threads, &|| {})?;
+        Ok((judge.verdict_of_hidden(&hidden, self.spec.hidden_size), without.concat()))
+    }
+
+    /// Bytes of a float model that are in no module: biases, norms and heads.
+    ///
+    /// # Errors
+    /// [`QuantizeError`] when a file cannot be read.
+    pub fn float_bytes(&self) -> Result<u64, QuantizeError> {
+        let weights = self.source.weights()?;
+        let is_module = |name: &str| self.modules.iter().any(|module| module.weight() == name);
+        let elements = |name: &str| weights.shape(name).map_or(0, |shape| shape.iter().product::<usize>());
+        let rest: usize = weights.names().filter(|name| !is_module(name)).map(elements).sum();
+        Ok(4 * rest as u64)
+    }
+
+    /// A module in a form, for the report.
+    pub fn stored(&self, module: &Module, form: &Form) -> Stored {
+        let original = self.weight(module);
+        let mut weights = Histogram::default();
+        weights.add(original);
+        let error = form.weight.as_ref().map(|w| error_of(&module.weight(), original, &w.dequantize()));
+        let words = form.weight.as_ref().map_or("float".to_string(), |w| w.scheme.to_string());
+        let levels = form.weight.as_ref().map(levels).unwrap_or_default();
+        Stored { module: module.clone(), form: words, bytes: form.bytes(module), error, weights, levels }
+    }
+}
+
+impl Form {
+    /// As it was.
+    pub fn float() -> Self {
+        Form { weight: None, bias: None, inputs: Inputs::Float }
+    }
+
+    /// The form that a recipe says, from a module's weight `[rows, columns]`, its bias `[rows]`, and what was seen to
+    /// enter it. What needs to see inputs is done as well as it can be without: GPTQ rounds with a searched range, a
+    /// bias stays as it is.
+    ///
+    /// # Errors
+    /// [`QuantizeError::NeedsCalibration`] for static inputs that nobody saw, [`QuantizeError::Groups`] for groups that
+    /// do not divide a row.
+    pub fn new(
+        module: &Module,
+        weight: &[f32],
+        bias: Option<&[f32]>,
+        recipe: &Recipe,
+        seen: Option<&Seen>,
+    ) -> Result<Self, QuantizeError> {
+        let (scheme, inputs) = match module.place {
+            Place::Table(_) => (recipe.table(&module.name), None),
+            Place::Matrix { .. } => recipe.linear(&module.name),
+        };
+        let Some(scheme) = scheme else { return Ok(Form::float()) };
+        if scheme.groups(module.columns).is_none() {
+            let (module, scheme, columns) = (module.name.clone(), scheme.to_string(), module.columns);
+            return Err(QuantizeError::Groups { module, scheme, columns });
+        }
+        let inputs = match (inputs, seen) {
+            (None, _) => Inputs::Float,
+            (Some(config), _) if config.dynamic => Inputs::Dynamic,
+            (Some(config), Some(seen)) => Inputs::Static(seen.params(config.symmetric)),
+            (Some(_), None) => return Err(QuantizeError::NeedsCalibration(module.name.clone())),
+        };
+        let moments = seen.and_then(|seen| seen.moments());
+        let quantized = recipe.rounding.quantize(weight, [module.rows, module.columns], scheme, moments);
+        let bias = match (bias, seen) {
+            (Some(bias), Some(seen)) if recipe.bias_correction => {
+                Some(corrected_bias(bias, weight, &quantized.dequantize(), &seen.mean()))
+            }
+            _ => None,
+        };
+        Ok(Form { weight: Some(quantized), bias, inputs })
+    }
+
+    /// How the weight is quantized; none for float.
+    pub fn scheme(&self) -> Option<Scheme> {
+        self.weight.as_ref().map(|weight| weight.scheme)
+    }
+
+    /// Bytes in a file; a bias counts with what stays float.
+    pub fn bytes(&self, module: &Module) -> u64 {
+        self.weight.as_ref().map_or(4 * module.rows * module.columns, QuantizedWeights::bytes) as u64
+    }
+}
+
+/// The values that weights can have, in the row or group with the median scale.
+fn levels(weight: &QuantizedWeights) -> Vec<f64> {
+    let mut scales = weight.scale.clone();
+    let (_, median, _) = scales.select_nth_unstable_by(weight.scale.len() / 2, f32::total_cmp);
+    let at = weight.scale.iter().position(|scale| scale == median).unwrap_or(0);
+    let zero = weight.zero_point.get(at).map_or(0, |z| i32::from(*z));
+    let (lo, hi) = weight.scheme.range();
+    let integers = (lo..=hi).filter(|q| *q != 0 || weight.scheme.levels != Levels::Binary);
+    integers.map(|q| f64::from(q - zero) * f64::from(*median)).collect()
+}

@@ -1,0 +1,204 @@
+//! The commands that quantize with texts: calibration, rounding, the gate, sensitivity, tuning and their reports, on
+//! the smallest golden classifier.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use octet::checkpoint::ModelDir;
+use octet::kernels::Kernels;
+use octet::pipelines::{ClassifyInput, Loader, Pipeline, Precision};
+
+const FLOAT: &str = "tests/goldens/bert-classify";
+const TEXTS: &str = "tests/goldens/sentences.jsonl";
+
+fn octet(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_octet")).args(args).env("RAYON_NUM_THREADS", "1").output().expect("octet runs")
+}
+
+fn done(args: &[&str]) -> String {
+    let output = octet(args);
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("output is UTF-8")
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// The folder loads, and says something finite.
+fn answers(folder: &Path) {
+    let mut loader = Loader::new(Kernels::detect(), Precision::Int8);
+    let classifier = loader.load("model", folder).unwrap().classifier.unwrap();
+    let input = ClassifyInput { text: "I love this".into(), text_pair: None };
+    let found = classifier.run(vec![input], &Default::default(), 64).unwrap();
+    assert!(found[0].best().score.is_finite());
+}
+
+#[test]
+fn static_ranges_come_from_calibration_and_every_observer_gives_some() {
+    let root = tempfile::tempdir().unwrap();
+    let without = octet(&["quantize", FLOAT, path(&root.path().join("x")), "--recipe", "w8a8-static"]);
+    let message = String::from_utf8_lossy(&without.stderr).into_owned();
+    assert!(!without.status.success() && message.contains("--calibrate"), "{message}");
+    let mut scales = Vec::new();
+    for observer in ["minmax", "ema", "percentile", "mse", "entropy"] {
+        let folder = root.path().join(observer);
+        let args = ["--recipe", "w8a8-static", "--calibrate", TEXTS, "--observer", observer, "--samples", "40"];
+        let told =
+            done(&[&["quantize", FLOAT, path(&folder)][..], &args, &["--set", "quality.on_failure=warn"]].concat());
+        assert!(told.contains("agreement with the float model"), "{told}");
+        answers(&folder);
+        let dir = ModelDir::open(&folder).unwrap();
+        let weights = dir.weights().unwrap();
+        scales.push(weights.names().filter(|name| name.ends_with("input_scale")).count());
+    }
+    assert_eq!(scales, [12; 5], "six matrices in each of two layers have a static range");
+}
+
+#[test]
+fn below_the_bound_nothing_is_written_or_it_is_said_or_layers_stay_float() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("model");
+    let args = |on_failure: &'static str| {
+        ["--recipe", "binary", "--data", TEXTS, "--set", "quality.max_texts=60", "--set", "quality.min_agreement=0.99"]
+            .into_iter()
+            .chain(["--set", on_failure])
+    };
+    let run = |on_failure| {
+        let all: Vec<&str> = ["quantize", FLOAT, path(&folder)].into_iter().chain(args(on_failure)).collect();
+        octet(&all)
+    };
+    let refused = run("quality.on_failure=refuse");
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{message}");
+    assert!(message.contains("agreement with the float model is 0.") && message.contains("bound is 0.99"), "{message}");
+    assert!(!folder.exists());
+
+    let warned = run("quality.on_failure=warn");
+    assert!(
+        warned.status.success()
+            && String::from_utf8_lossy(&warned.stdout).contains("warning: below quality.min_agreement")
+    );
+    answers(&folder);
+    std::fs::remove_dir_all(&folder).unwrap();
+
+    let fell_back = run("quality.on_failure=fallback");
+    let told = String::from_utf8_lossy(&fell_back.stdout).into_owned();
+    assert!(fell_back.status.success(), "{}", String::from_utf8_lossy(&fell_back.stderr));
+    assert!(told.contains("stayed float to keep the bound: "), "{told}");
+    answers(&folder);
+    let dir = ModelDir::open(&folder).unwrap();
+    let ignored = &dir.quantization().unwrap().ignore;
+    assert!(ignored.iter().any(|module| module.contains("layer.")), "{ignored:?}");
+    // What was written says what it kept, and may be served.
+    let scores = &dir.manifest().unwrap().scores;
+    assert!(scores[0].metric == "agreement_f32" && scores[0].value >= 0.99 && scores[0].n == 60, "{scores:?}");
+}
+
+#[test]
+fn rounding_bias_and_report_are_one_flag_each() {
+    let root = tempfile::tempdir().unwrap();
+    let (folder, page) = (root.path().join("int4"), root.path().join("report.html"));
+    let told = done(&[
+        "quantize",
+        FLOAT,
+        path(&folder),
+        "--recipe",
+        "w4a8",
+        "--rounding",
+        "gptq",
+        "--bias-correction",
+        "--calibrate",
+        TEXTS,
+        "--samples",
+        "60",
+        "--layer",
+        "*layer.1.output.dense=float",
+        "--report",
+        path(&page),
+        "--set",
+        "quality.on_failure=warn",
+    ]);
+    assert!(told.contains("w4a8"), "{told}");
+    answers(&folder);
+    let recipe = ModelDir::open(&folder).unwrap().manifest().unwrap().recipe.clone();
+    assert!(recipe.weights.contains("rounded by gptq, biases corrected, 1 exception"), "{recipe:?}");
+    let html = std::fs::read_to_string(&page).unwrap();
+    for part in ["what quantization did", "Where the size is", "Error by layer", "Weights and the steps", "Activations"]
+    {
+        assert!(html.contains(part), "{part}");
+    }
+    assert!(!html.contains("<script") && !html.contains("src="), "the page needs nothing else");
+    let missing = octet(&["quantize", FLOAT, path(&root.path().join("x")), "--rounding", "gptq"]);
+    assert!(String::from_utf8_lossy(&missing.stderr).contains("--calibrate"));
+}
+
+#[test]
+fn tuning_keeps_the_budget_and_writes_a_recipe_that_quantize_takes() {
+    let root = tempfile::tempdir().unwrap();
+    let (recipe, page, folder) =
+        (root.path().join("mixed.toml"), root.path().join("tune.html"), root.path().join("mixed"));
+    let told = done(&[
+        "tune",
+        FLOAT,
+        "--data",
+        TEXTS,
+        "--texts",
+        "60",
+        "--max-size",
+        "60kB",
+        "--min-agreement",
+        "0.5",
+        "--forms",
+        "float,int8,int4-group16,ternary",
+        "--rounding",
+        "search",
+        "--out",
+        path(&recipe),
+        "--report",
+        path(&page),
+    ]);
+    assert!(told.contains("mixed.toml"), "{told}");
+    let written = std::fs::read_to_string(&recipe).unwrap();
+    assert!(written.contains("scheme = \"mixed\"") && written.contains("rounding = \"search\""), "{written}");
+    done(&["quantize", FLOAT, path(&folder), "--recipe", path(&recipe)]);
+    answers(&folder);
+    let html = std::fs::read_to_string(&page).unwrap();
+    assert!(html.contains("Recipes that were tried") && html.contains("What each layer alone costs"));
+    let impossible = octet(&["tune", FLOAT, "--data", TEXTS, "--texts", "20", "--max-size", "1kB", "--forms", "int8"]);
+    assert!(String::from_utf8_lossy(&impossible.stderr).contains("no mix of these forms keeps the budgets"));
+}
+
+#[test]
+fn sensitivity_lists_every_module_and_writes_json() {
+    let root = tempfile::tempdir().unwrap();
+    let file = root.path().join("sensitivity.json");
+    let args = ["--data", TEXTS, "--texts", "20", "--forms", "int8,binary", "--json", path(&file)];
+    let told = done(&[&["sensitivity", FLOAT][..], &args].concat());
+    assert!(told.contains("layer.1.output.dense") && told.contains("word_embeddings"), "{told}");
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let modules = json["modules"].as_array().unwrap();
+    assert_eq!(modules.len(), 3 + 12);
+    let loss = |module: &serde_json::Value, form: &str| module["alone"][form]["divergence"].as_f64().unwrap();
+    let worse = modules.iter().filter(|module| loss(module, "binary") > loss(module, "int8")).count();
+    assert!(worse >= 14, "binary costs more than int8 in {worse} of 15 modules");
+}
+
+#[test]
+fn serve_refuses_a_folder_whose_stored_agreement_is_too_low() {
+    let refused =
+        octet(&["serve", "--port", "0", "--model", "models/sentiment", "--set", "quality.min_agreement=0.9999"]);
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && message.contains("quality.min_agreement"), "{message}");
+}
+
+#[test]
+fn serve_needs_the_texts_that_it_is_told_to_measure_on() {
+    let args = ["serve", "--port", "0", "--model", FLOAT];
+    let refused = octet(&[&args[..], &["--set", "quality.data=missing.jsonl"]].concat());
+    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(
+        !refused.status.success() && message.contains("quality.data") && message.contains("missing.jsonl"),
+        "{message}"
+    );
+}
