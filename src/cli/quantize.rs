@@ -245,7 +245,7 @@ impl Looked<'_> {
         let words = recipe.in_words(&[]);
         let forms = self.original.modules.iter().zip(&self.forms);
         Ok(Report {
-            model: args.source_id.clone().unwrap_or(args.source.clone()),
+            model: args.destination.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             recipe: format!(
                 "{}: matrices {}; tables {}; activations {}",
                 words.scheme, words.weights, words.embeddings, words.activations

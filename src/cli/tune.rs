@@ -130,7 +130,7 @@ pub(super) fn run(args: TuneArgs, common: &Common) -> anyhow::Result<()> {
     println!("{}: {}", args.out.display(), summary(recipe));
     if let Some(file) = &args.report {
         let report = Report {
-            model: args.compared.source.clone(),
+            model: format!("{} of {}", args.name, args.compared.source.rsplit('/').next().unwrap_or_default()),
             recipe: summary(recipe),
             modules: bench.stored(&tuned.found.assignment),
             float_bytes: original.float_bytes()?,

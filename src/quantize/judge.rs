@@ -52,6 +52,8 @@ pub struct Judge {
     batches: Vec<RaggedBatch>,
     head: Arc<Head>,
     answers: Answers,
+    /// Numbers of a row that are compared: a head may give one more beside its classes.
+    compared: usize,
     reference: Vec<Row>,
 }
 
@@ -98,7 +100,9 @@ impl Judge {
                 }
             }
         }
-        let mut judge = Judge { batches, head: head.clone(), answers, reference: Vec::new() };
+        let classes = model.classifier.as_ref().map_or(0, |classifier| classifier.labels.len());
+        let compared = if matches!(answers, Answers::Labels | Answers::LabelSets) { classes } else { usize::MAX };
+        let mut judge = Judge { batches, head: head.clone(), answers, compared, reference: Vec::new() };
         let (done, total) = (AtomicUsize::new(0), judge.batches.len());
         let hidden = hidden_states(encoder, &judge.batches, threads, &|| {
             progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);
@@ -141,7 +145,8 @@ impl Judge {
     pub fn rows_and_verdict(&self, encoder: Arc<dyn Encoder>) -> (Vec<Row>, Verdict) {
         let model = SequenceModel { encoder, head: self.head.clone() };
         let mut workspace = model.encoder.workspace();
-        let rows: Vec<Row> = self.batches.iter().flat_map(|batch| model.rows(batch, &mut workspace)).collect();
+        let mut rows: Vec<Row> = self.batches.iter().flat_map(|batch| model.rows(batch, &mut workspace)).collect();
+        rows.iter_mut().for_each(|row| row.truncate(self.compared));
         let verdict = compare(self.answers, &self.reference, &rows);
         (rows, verdict)
     }
@@ -156,7 +161,9 @@ impl Judge {
         let of_batch = |(batch, hidden): (&RaggedBatch, &Vec<f32>)| {
             batch.ranges().map(|r| self.head.apply(&hidden[r.start * width..r.end * width], width)).collect::<Vec<_>>()
         };
-        self.batches.iter().zip(hidden).flat_map(of_batch).collect()
+        let mut rows: Vec<Row> = self.batches.iter().zip(hidden).flat_map(of_batch).collect();
+        rows.iter_mut().for_each(|row| row.truncate(self.compared));
+        rows
     }
 }
 

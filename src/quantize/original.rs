@@ -16,7 +16,7 @@ use super::report::Stored;
 use super::sensitivity::hidden_states;
 use super::{
     Calibration, Judge, Module, Place, QuantizeError, Recipe, Replacement, Verdict, corrected_bias, error_of, probe,
-    table,
+    scheme_name, table,
 };
 
 /// The encoder of a float folder, loaded once.
@@ -203,9 +203,15 @@ impl<'a> Original<'a> {
         let mut weights = Histogram::default();
         weights.add(original);
         let error = form.weight.as_ref().map(|w| error_of(&module.weight(), original, &w.dequantize()));
-        let words = form.weight.as_ref().map_or("float".to_string(), |w| w.scheme.to_string());
         let levels = form.weight.as_ref().map(levels).unwrap_or_default();
-        Stored { module: module.clone(), form: words, bytes: form.bytes(module), error, weights, levels }
+        Stored {
+            module: module.clone(),
+            form: scheme_name(form.scheme()),
+            bytes: form.bytes(module),
+            error,
+            weights,
+            levels,
+        }
     }
 }
 

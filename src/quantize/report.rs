@@ -52,7 +52,7 @@ type Part = (&'static str, fn(&Module) -> bool);
 pub struct Stored {
     /// Which.
     pub module: Module,
-    /// Its form in words, such as `int8 symmetric per channel`.
+    /// The short name of its form, such as `int4-group32`.
     pub form: String,
     /// Bytes in the file.
     pub bytes: u64,
@@ -230,8 +230,7 @@ impl Report {
             series: self.by_role(&value),
             ..Lines::default()
         };
-        let mut table =
-            vec![row(["module", "stored as", "MB", "SQNR dB", "cosine", "mean squared error", "largest error"])];
+        let mut table = vec![row(["module", "stored as", "MB", "SQNR dB", "cosine", "MSE", "largest error"])];
         for m in &self.modules {
             let cells = match &m.error {
                 Some(e) => {
@@ -410,7 +409,7 @@ mod tests {
         let module = |name: &str, place| Module { name: name.into(), rows: 10, columns: 100, place, bias: None };
         let stored = |module: Module, bytes, db| Stored {
             module,
-            form: "int8 symmetric per channel".into(),
+            form: "int8".into(),
             bytes,
             error: Some(LayerError { sqnr_db: Some(db), cosine: 0.999, ..LayerError::default() }),
             weights: weights.clone(),
@@ -459,7 +458,7 @@ mod tests {
             "33.5 dB",
             "What each layer alone costs",
             "3.00e-3",
-            "layer.0.query (int8 symmetric per channel, 33.5 dB)",
+            "layer.0.query (int8, 33.5 dB)",
             "into layer 0",
         ] {
             assert!(html.contains(part), "no {part}");

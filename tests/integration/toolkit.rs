@@ -2,7 +2,8 @@
 //! the smallest golden classifier.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use octet::checkpoint::ModelDir;
 use octet::kernels::Kernels;
@@ -184,21 +185,38 @@ fn sensitivity_lists_every_module_and_writes_json() {
     assert!(worse >= 14, "binary costs more than int8 in {worse} of 15 modules");
 }
 
+/// What `octet serve` says when it does not start.
+fn refused_to_serve(args: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_octet"));
+    command.args(["serve", "--port", "0"]).args(args).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut server = command.spawn().expect("octet starts");
+    let started = Instant::now();
+    while server.try_wait().unwrap().is_none() {
+        if started.elapsed() > Duration::from_secs(60) {
+            server.kill().unwrap();
+            panic!("octet serves {args:?}");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let output = server.wait_with_output().unwrap();
+    assert!(!output.status.success());
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
 #[test]
-fn serve_refuses_a_folder_whose_stored_agreement_is_too_low() {
-    let refused =
-        octet(&["serve", "--port", "0", "--model", "models/sentiment", "--set", "quality.min_agreement=0.9999"]);
-    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && message.contains("quality.min_agreement"), "{message}");
+fn serve_looks_at_the_agreement_that_a_folder_stores() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("binary");
+    let args = ["--recipe", "binary", "--data", TEXTS, "--set", "quality.max_texts=60"];
+    done(&[&["quantize", FLOAT, path(&folder)][..], &args, &["--set", "quality.on_failure=warn"]].concat());
+    let stored = ModelDir::open(&folder).unwrap().manifest().unwrap().scores[0].value;
+    assert!(stored < 0.98, "{stored}");
+    let message = refused_to_serve(&["--model", path(&folder)]);
+    assert!(message.contains("agreement_f32 on sentences") && message.contains("quality.min_agreement"), "{message}");
 }
 
 #[test]
 fn serve_needs_the_texts_that_it_is_told_to_measure_on() {
-    let args = ["serve", "--port", "0", "--model", FLOAT];
-    let refused = octet(&[&args[..], &["--set", "quality.data=missing.jsonl"]].concat());
-    let message = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(
-        !refused.status.success() && message.contains("quality.data") && message.contains("missing.jsonl"),
-        "{message}"
-    );
+    let message = refused_to_serve(&["--model", FLOAT, "--set", "quality.data=missing.jsonl"]);
+    assert!(message.contains("quality.data") && message.contains("missing.jsonl"), "{message}");
 }

@@ -179,6 +179,7 @@ fn export(
         source_id: options.source_id.clone().unwrap_or(source),
         license: options.license.clone(),
         existing: if args.resume { Existing::Replace } else { args.existing() },
+        ..QuantizeOptions::new("")
     };
     let report = quantize(&ModelDir::open(&float)?, &args.destination, &quantization, |_, _| {})?;
     update_manifest(&args.destination, |manifest| manifest.temperature = found.temperature)?;
@@ -187,7 +188,7 @@ fn export(
         bail!("the scores on dev are no numbers; lower the learning rates");
     }
     let (folder, float, epoch) = (args.destination.display(), float.display(), found.epoch);
-    let (before, after) = (megabytes(report.f32_bytes), megabytes(report.int8_bytes));
+    let (before, after) = (megabytes(report.f32_bytes), megabytes(report.bytes));
     println!("{folder}: weights of epoch {epoch} in int8, {after}; in f32, {before}: {float}");
     println!("curves, checkpoint and recipe: {}", run_dir.display());
     println!("next: octet eval {folder} --data test.jsonl --float {float} --write, octet serve --model {folder}");
