@@ -184,6 +184,7 @@ pub fn quantize(
     let quantization = quantization_config(&stored, head);
     let manifest = QuantManifest {
         recipe: options.recipe.in_words(&quantization.ignore),
+        applied: Some(options.recipe.to_json()),
         source: Source {
             id: options.source_id.clone(),
             sha256: source.digest().into(),
