@@ -97,7 +97,7 @@ mod tests {
         };
         for granularity in [Granularity::Channel, Granularity::Group(32)] {
             let int4 = Scheme::symmetric(Levels::Int4, granularity);
-            assert!(error(Rounding::Search, int4) < 0.92 * error(Rounding::Nearest, int4), "{granularity}");
+            assert!(error(Rounding::Search, int4) < 0.95 * error(Rounding::Nearest, int4), "{granularity}");
         }
         // Without moments GPTQ has nothing to look at.
         let int4 = Scheme::symmetric(Levels::Int4, Granularity::Channel);
