@@ -167,22 +167,23 @@ impl Kernels {
     fn product(self, a: &QuantizedRows, w: &PackedWeights, out: Output<'_>) {
         assert_eq!(self.isa(), w.isa(), "weights packed for {} given to the {} kernels", w.isa(), self.isa());
         assert_eq!(a.k(), w.k(), "activations and weights differ in k");
+        let (a, w) = (a.as_rows(), w.as_panels());
         // SAFETY of all arms: `self` proves that the CPU has its instruction set.
         match self.isa() {
             // SAFETY: see above.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => unsafe { product::<avx2::Avx2>(a.as_rows(), w.as_panels(), out) },
+            Isa::Avx2 => unsafe { product::<avx2::Avx2>(a, w, out) },
             // SAFETY: see above.
             #[cfg(target_arch = "x86_64")]
-            Isa::AvxVnni => unsafe { product::<avx_vnni::AvxVnni>(a.as_rows(), w.as_panels(), out) },
+            Isa::AvxVnni => unsafe { product::<avx_vnni::AvxVnni>(a, w, out) },
             // SAFETY: see above.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => unsafe { product::<avx512_vnni::Avx512Vnni>(a.as_rows(), w.as_panels(), out) },
+            Isa::Avx512Vnni => unsafe { product::<avx512_vnni::Avx512Vnni>(a, w, out) },
             // SAFETY: see above.
             #[cfg(target_arch = "x86_64")]
-            Isa::AmxInt8 => unsafe { product::<amx_int8::AmxInt8>(a.as_rows(), w.as_panels(), out) },
+            Isa::AmxInt8 => unsafe { product::<amx_int8::AmxInt8>(a, w, out) },
             // SAFETY: plain Rust runs everywhere.
-            _ => unsafe { product::<scalar::Scalar>(a.as_rows(), w.as_panels(), out) },
+            _ => unsafe { product::<scalar::Scalar>(a, w, out) },
         }
     }
 }

@@ -113,18 +113,20 @@ impl Job<'_> {
     unsafe fn block_2x2(&self, rows: [usize; 2], panel: usize, ahead: usize) {
         let mut sums = Sums(MaybeUninit::uninit());
         let to = sums.0.as_mut_ptr().cast::<i32>();
-        let (a, b) = (rows.map(|i| self.rows(i)), [self.panel(panel), self.panel(panel + 1)]);
+        let a = [self.rows(rows[0]), self.rows(rows[1])];
+        let b = [self.panel(panel), self.panel(panel + 1)];
         // SAFETY: `Product::product` promises `depth` readable bytes from the start of each row, and whole panels.
         // `sums` holds two tiles of rows of 32.
         unsafe {
             tiles::zero();
             for step in 0..self.w.depth / STEP {
-                let b = b.map(|b| b.wrapping_add(step * TILE));
+                let b = [b[0].wrapping_add(step * TILE), b[1].wrapping_add(step * TILE)];
                 if ahead > 0 {
                     prefetch(b[0], ahead);
                     prefetch(b[1], ahead);
                 }
-                tiles::multiply_2x2(a.map(|a| a.wrapping_add(step * STEP)), self.a.stride, b);
+                let a = [a[0].wrapping_add(step * STEP), a[1].wrapping_add(step * STEP)];
+                tiles::multiply_2x2(a, self.a.stride, b);
             }
             let second = to.add(2 * SIDE * SIDE);
             tiles::store([to, to.add(SIDE), second, second.add(SIDE)], 2 * SIDE * size_of::<i32>());
@@ -151,7 +153,7 @@ impl Job<'_> {
                 }
                 tiles::multiply_1x4(a.wrapping_add(step * STEP), self.a.stride, b, next);
             }
-            tiles::store([0, 1, 2, 3].map(|tile| to.add(tile * SIDE)), 4 * SIDE * size_of::<i32>());
+            tiles::store([to, to.add(SIDE), to.add(2 * SIDE), to.add(3 * SIDE)], 4 * SIDE * size_of::<i32>());
             self.finish::<4>(to, row, panel);
         }
     }
@@ -170,7 +172,8 @@ impl Job<'_> {
                 let (a, b) = (self.rows(row).wrapping_add(step * STEP), self.panel(panel).wrapping_add(step * TILE));
                 tiles::multiply_1x1(a, self.a.stride, b);
             }
-            tiles::store([0, 1, 2, 3].map(|tile| to.add(tile * SIDE * SIDE)), SIDE * size_of::<i32>());
+            let tile = SIDE * SIDE;
+            tiles::store([to, to.add(tile), to.add(2 * tile), to.add(3 * tile)], SIDE * size_of::<i32>());
             self.finish::<1>(to, row, panel);
         }
     }
@@ -186,17 +189,17 @@ impl Job<'_> {
         let (minus_column_sum, column_scale, bias) =
             (&self.w.minus_column_sum[column..], &self.w.scale[column..], &self.w.bias[column..]);
         assert!(minus_column_sum.len() >= C * SIDE && column_scale.len() >= C * SIDE && bias.len() >= C * SIDE);
-        // SAFETY: whole panels have sums, scales and biases (asserted above).
-        let minus_column_sum: [__m512i; C] =
-            std::array::from_fn(|v| unsafe { _mm512_loadu_si512(minus_column_sum.as_ptr().add(SIDE * v).cast()) });
-        // SAFETY: as above.
-        let column_scale: [__m512; C] =
-            std::array::from_fn(|v| unsafe { _mm512_loadu_ps(column_scale.as_ptr().add(SIDE * v)) });
-        // SAFETY: as above.
-        let bias: [__m512; C] = std::array::from_fn(|v| unsafe { _mm512_loadu_ps(bias.as_ptr().add(SIDE * v)) });
-        let mut masks: [__mmask16; C] = [0; C];
-        for (v, mask) in masks.iter_mut().enumerate() {
-            *mask = ((1u32 << n.saturating_sub(column + v * SIDE).min(SIDE)) - 1) as __mmask16;
+        // Loops, not closures: one that is not inlined is compiled without the instruction set.
+        let (mut sum_lanes, mut scale_lanes) = ([_mm512_setzero_si512(); C], [_mm512_setzero_ps(); C]);
+        let (mut bias_lanes, mut masks) = ([_mm512_setzero_ps(); C], [0; C]);
+        for v in 0..C {
+            // SAFETY: whole panels have sums, scales and biases (asserted above).
+            unsafe {
+                sum_lanes[v] = _mm512_loadu_si512(minus_column_sum.as_ptr().add(SIDE * v).cast());
+                scale_lanes[v] = _mm512_loadu_ps(column_scale.as_ptr().add(SIDE * v));
+                bias_lanes[v] = _mm512_loadu_ps(bias.as_ptr().add(SIDE * v));
+            }
+            masks[v] = ((1u32 << n.saturating_sub(column + v * SIDE).min(SIDE)) - 1) as __mmask16;
         }
         let (zero_point, row_scale) = (&self.a.zero_point[row..][..self.height], &self.a.scale[row..][..self.height]);
         for i in 0..self.height {
@@ -206,15 +209,18 @@ impl Job<'_> {
             for v in 0..C {
                 // SAFETY: `sums` holds `height` rows of `16 * C`.
                 let raw = unsafe { _mm512_loadu_si512(sums.add((i * C + v) * SIDE).cast()) };
-                let sum = _mm512_add_epi32(raw, _mm512_mullo_epi32(z, minus_column_sum[v]));
+                let sum = _mm512_add_epi32(raw, _mm512_mullo_epi32(z, sum_lanes[v]));
                 match self.out {
                     // SAFETY: the output has `n` values in each row; masked lanes are not touched in memory.
                     Out::Sums(out) => unsafe {
                         _mm512_mask_storeu_epi32(out.wrapping_add(at + SIDE * v), masks[v], sum);
                     },
                     Out::Floats(out) => {
-                        let y =
-                            _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), _mm512_mul_ps(scale, column_scale[v]), bias[v]);
+                        let y = _mm512_fmadd_ps(
+                            _mm512_cvtepi32_ps(sum),
+                            _mm512_mul_ps(scale, scale_lanes[v]),
+                            bias_lanes[v],
+                        );
                         // SAFETY: as for the sums.
                         unsafe { _mm512_mask_storeu_ps(out.wrapping_add(at + SIDE * v), masks[v], y) };
                     }
