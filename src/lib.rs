@@ -16,8 +16,8 @@
 //! - [`server`]: HTTP and JSON, nothing else.
 //! - [`cli`]: the subcommands; each composes library calls.
 //!
-//! [`text`], [`data`], [`config`], [`telemetry`] and [`plot`] are leaves. [`quantize`], [`train`] and [`eval`] stand
-//! beside the engine. `docs/architecture.md` tells the rest; `tests/integration/tidy.rs` enforces it.
+//! [`text`], [`data`], [`config`], [`telemetry`] and [`plot`] are leaves. [`quantize`], [`train`], [`eval`]
+//! and [`interchange`] stand beside the engine. `docs/architecture.md` tells the rest; `tests/integration/tidy.rs` enforces it.
 #![deny(unsafe_code)]
 
 pub mod architectures;
@@ -27,6 +27,7 @@ pub mod config;
 pub mod data;
 pub mod engine;
 pub mod eval;
+pub mod interchange;
 pub mod kernels;
 pub mod nn;
 pub mod pipelines;

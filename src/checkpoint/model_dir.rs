@@ -216,7 +216,7 @@ fn find_weights(path: &Path) -> Result<(Vec<WeightFile>, String), CheckpointErro
     };
     let mut files = Vec::new();
     let mut listing = String::new();
-    for name in shard_names(&index, &path.join(INDEX_FILE))? {
+    for name in shard_names(&index, &path.join(INDEX_FILE), ".safetensors")? {
         let (file, digest) = hash_file(path, &name)?.ok_or_else(|| CheckpointError::Missing {
             path: path.join(&name),
             hint: format!("{INDEX_FILE} names it; copy all shards"),
@@ -230,15 +230,13 @@ fn find_weights(path: &Path) -> Result<(Vec<WeightFile>, String), CheckpointErro
 
 /// What to say about a folder without safetensors weights.
 fn no_weights(path: &Path) -> CheckpointError {
-    let pickle = ["pytorch_model.bin", "pytorch_model.bin.index.json"].iter().find(|n| path.join(n).exists());
-    match pickle {
+    const FOREIGN: [&str; 5] =
+        ["pytorch_model.bin", "pytorch_model.bin.index.json", "model.onnx", "onnx/model.onnx", "model.tflite"];
+    match FOREIGN.iter().find(|n| path.join(n).exists()) {
         Some(name) => CheckpointError::Unsupported {
             path: path.join(name),
-            found: "a pickle, which can run code when it is read,".into(),
-            supported: format!(
-                "{WEIGHTS_FILE}; convert it with Transformers: \
-                 AutoModel.from_pretrained(folder).save_pretrained(folder)"
-            ),
+            found: "a model of another program".into(),
+            supported: format!("{WEIGHTS_FILE}; make such a folder with: octet import {} NEW_FOLDER", path.display()),
         },
         None => CheckpointError::Missing {
             path: path.join(WEIGHTS_FILE),
@@ -247,11 +245,11 @@ fn no_weights(path: &Path) -> CheckpointError {
     }
 }
 
-/// File names of the shards that an index names, in alphabetical order.
+/// File names of the shards that an index names, in alphabetical order; they end in `suffix`.
 ///
 /// # Errors
 /// [`CheckpointError`] when the index is malformed, or a name could lead out of the folder.
-pub(super) fn shard_names(index: &[u8], path: &Path) -> Result<Vec<String>, CheckpointError> {
+pub(crate) fn shard_names(index: &[u8], path: &Path, suffix: &str) -> Result<Vec<String>, CheckpointError> {
     let index = parse_object(index, path)?;
     let bad = |found: String, allowed: &str| CheckpointError::Value {
         path: path.to_path_buf(),
@@ -263,8 +261,8 @@ pub(super) fn shard_names(index: &[u8], path: &Path) -> Result<Vec<String>, Chec
     let map = map.ok_or_else(|| bad("missing or empty".into(), "an object of tensor name to file name"))?;
     let mut names = BTreeMap::new();
     for value in map.values() {
-        let name = value.as_str().filter(|n| is_shard_name(n));
-        let name = name.ok_or_else(|| bad(shown(value), "plain file names that end in .safetensors"))?;
+        let name = value.as_str().filter(|n| is_shard_name(n, suffix));
+        let name = name.ok_or_else(|| bad(shown(value), &format!("plain file names that end in {suffix}")))?;
         names.insert(name.to_string(), ());
     }
     if names.len() > MAX_SHARDS {
@@ -273,9 +271,9 @@ pub(super) fn shard_names(index: &[u8], path: &Path) -> Result<Vec<String>, Chec
     Ok(names.into_keys().collect())
 }
 
-fn is_shard_name(name: &str) -> bool {
+fn is_shard_name(name: &str, suffix: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
-    name.len() <= 128 && name.ends_with(".safetensors") && !name.starts_with('.') && name.bytes().all(plain)
+    name.len() <= 128 && name.ends_with(suffix) && !name.starts_with('.') && name.bytes().all(plain)
 }
 
 fn hash_file(folder: &Path, name: &str) -> Result<Option<(WeightFile, String)>, CheckpointError> {

@@ -14,6 +14,8 @@ use super::model_config::shown;
 
 /// int8, a byte each.
 const INT_QUANTIZED: &str = "int-quantized";
+/// An older name of the same.
+const NAIVE_QUANTIZED: &str = "naive-quantized";
 /// int4 and ternary, in 32-bit words.
 const PACK_QUANTIZED: &str = "pack-quantized";
 /// Binary, a bit each. compressed-tensors has no such format: its one-bit integers are -1 and 0
@@ -150,11 +152,11 @@ impl QuantizationConfig {
             None => Err(unsupported(format!("no {key}"), &allowed.join(", "))),
         };
         only("quant_method", &["compressed-tensors"])?;
-        let format = only("format", &[INT_QUANTIZED, PACK_QUANTIZED, BINARY, MIXED, DENSE])?;
+        let format = only("format", &[INT_QUANTIZED, NAIVE_QUANTIZED, PACK_QUANTIZED, BINARY, MIXED, DENSE])?;
         if field("quantization_status").is_some() {
             only("quantization_status", &["compressed"])?;
         }
-        for key in ["sparsity_config", "kv_cache_scheme"] {
+        for key in ["sparsity_config", "kv_cache_scheme", "transform_config", "moe_sparsity_config"] {
             if let Some(found) = field(key).filter(|v| v.as_object().is_none_or(|o| !o.is_empty())) {
                 return Err(unsupported(format!("{key} {}", shown(found)), "none"));
             }
@@ -220,6 +222,7 @@ impl Group {
             Some(own) if own != format => return Err((format!("format \"{own}\""), "the format of the whole file")),
             _ => format,
         };
+        let format = if format == NAIVE_QUANTIZED { INT_QUANTIZED } else { format };
         if format != MIXED && format != format_of(weights.levels) {
             return Err((format!("{} in format \"{format}\"", weights.levels.name()), FORMATS));
         }

@@ -312,7 +312,7 @@ impl Weights {
     /// A matrix stored as I8.
     fn int8(&self, name: &str, shape: &[usize]) -> Result<QuantizedWeights, CheckpointError> {
         let entry = self.entry(name)?;
-        let mut values = self.read_i8(entry)?;
+        let values = self.read_i8(entry)?;
         let shape = self.matrix(entry, shape)?;
         let (scale, granularity) = self.read_scale(name, shape)?;
         let group = self.group_of(name);
@@ -320,10 +320,6 @@ impl Weights {
             return Err(self.bad(entry, format!("stored as I8, but \"config.json\" says {}", levels.name())));
         }
         let zero_point = self.int8_zero_point(name, group)?;
-        if zero_point.is_empty() {
-            // Writers that scale by absmax / 127.5 use -128; a symmetric range has no room for it.
-            values.iter_mut().for_each(|q| *q = (*q).max(-127));
-        }
         let scheme = Scheme { levels: Levels::Int8, symmetric: zero_point.is_empty(), granularity };
         Ok(QuantizedWeights { scheme, shape, values, scale, zero_point })
     }

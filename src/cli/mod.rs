@@ -7,8 +7,10 @@ mod calibrate;
 mod columns;
 mod compare;
 mod eval;
+mod export;
 mod gate;
 mod healthcheck;
+mod import;
 mod inspect;
 mod machine;
 mod progress;
@@ -61,6 +63,8 @@ enum Command {
     Quantize(quantize::QuantizeArgs),
     Sensitivity(sensitivity::SensitivityArgs),
     Tune(tune::TuneArgs),
+    Import(import::ImportArgs),
+    Export(export::ExportArgs),
     Eval(eval::EvalArgs),
     Calibrate(calibrate::CalibrateArgs),
     Bench(bench::BenchArgs),
@@ -80,6 +84,8 @@ pub fn run() -> anyhow::Result<()> {
         Command::Quantize(args) => quantize::run(args, &common),
         Command::Sensitivity(args) => sensitivity::run(args, &common),
         Command::Tune(args) => tune::run(args, &common),
+        Command::Import(args) => import::run(args),
+        Command::Export(args) => export::run(args, &common),
         Command::Eval(args) => eval::run(args, &common),
         Command::Calibrate(args) => calibrate::run(args, &common),
         Command::Bench(args) => bench::run(args, &common),

@@ -8,6 +8,7 @@ mod golden;
 mod http;
 mod http_models;
 mod hub;
+mod interchange;
 mod live;
 mod process;
 mod prometheus;

@@ -22,6 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("train", &["kernels", "checkpoint", "architectures", "nn", "runtime", "pipelines", "text", "data", "config"]),
     ("eval", &["kernels", "checkpoint", "architectures", "nn", "runtime", "pipelines", "text", "data", "config"]),
+    ("interchange", &["kernels", "checkpoint", "architectures", "runtime"]),
     ("server", &["engine", "pipelines", "config", "telemetry"]),
 ];
 

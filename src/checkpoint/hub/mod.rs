@@ -223,7 +223,7 @@ fn collect(
         return Err(HubError::NoWeights { id: id.to_string() });
     }
     let index = read_in(snapshot, INDEX_FILE, MAX_INDEX_BYTES)?.unwrap_or_default();
-    for shard in shard_names(&index, &snapshot.join(INDEX_FILE))? {
+    for shard in shard_names(&index, &snapshot.join(INDEX_FILE), ".safetensors")? {
         if !get(&shard)? {
             return Err(not_found(&shard));
         }

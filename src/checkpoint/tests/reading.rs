@@ -49,9 +49,9 @@ fn check_tensors(mut weights: Weights) {
     assert_eq!(weights.remaining().collect::<Vec<_>>(), ["brain", "table.weight", "table.weight_scale"]);
     assert_eq!(weights.take("brain", &[2]).unwrap(), f32s(&[2], &[0.25, 3.0]));
     let table = weights.take("table.weight", &[2, 2]).unwrap();
-    assert_eq!(table, int8([2, 2], &[-127, 127, 1, -1], &[0.5, 2.0]));
+    assert_eq!(table, int8([2, 2], &[-128, 127, 1, -1], &[0.5, 2.0]));
     assert_eq!(table.bytes(), 12);
-    assert_eq!(table.into_f32(), [-63.5, 63.5, 2.0, -2.0]);
+    assert_eq!(table.into_f32(), [-64.0, 63.5, 2.0, -2.0]);
     assert_eq!(weights.remaining().count(), 0);
     assert_eq!(weights.names().count(), 6);
     assert_says("I64", weights.take("positions", &[1]), &["\"positions\"", "stored as I64", "supported: F32"]);
