@@ -6,9 +6,7 @@ seccomp filter that refuses it takes AMX, and nothing else, from all of them in 
 """
 
 import ctypes
-import os
 import struct
-from pathlib import Path
 
 ARCH_PRCTL = 158
 ARCH_REQ_XCOMP_PERM = 0x1023
@@ -26,11 +24,6 @@ FILTER = (
     (RETURN, 0, 0, FAIL | EPERM),
     (RETURN, 0, 0, ALLOW),
 )
-
-
-def is_there() -> bool:
-    """Whether this CPU multiplies integers with AMX."""
-    return " amx_int8" in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
 
 
 def refuse() -> None:

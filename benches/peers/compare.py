@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import datetime
 import json
+import os
 import shlex
 import statistics
 import subprocess
@@ -20,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import accuracy
-import amx
+import cpu
 import processes
 import report
 import roster
@@ -152,7 +153,7 @@ class Comparison:
         return self.part(entries, others, self.place, 2, workload.GRID, orders, self.args.rounds)
 
     def avx2(self) -> dict:
-        return self.part(roster.AVX2, (), self.place, 2, workload.GRID, ("arrival",), self.fewer)
+        return self.part(roster.without_avx512(), (), self.place, 2, workload.GRID, ("arrival",), self.fewer)
 
     def bert_base(self) -> dict:
         return self.part(roster.BASE, (), self.base_place, 2, roster.BASE_CELLS, (), self.fewer)
@@ -193,14 +194,13 @@ class Comparison:
 
 def machine() -> str:
     """CPU, its number and its memory, in words."""
-    cpuinfo = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    fields = dict(line.split(":", 1) for line in cpuinfo.splitlines() if ":" in line)
-    fields = {name.strip(): value.strip() for name, value in fields.items()}
-    flags = [flag for flag in ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16") if flag in fields["flags"].split()]
+    fields = cpu.fields()
+    known = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16")
+    flags = [flag for flag in known if cpu.has(flag)]
     memory = next(int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines() if "MemTotal" in line)
     return (
         f"{fields['model name']} (family {fields['cpu family']}, model {fields['model']}), "
-        f"{cpuinfo.count('processor')} CPUs, {', '.join(flags)}, {memory / 2**20:.0f} GiB"
+        f"{os.cpu_count()} CPUs, {', '.join(flags)}, {memory / 2**20:.0f} GiB"
     )
 
 
@@ -250,7 +250,7 @@ def main() -> None:
     results["versions"] = {name: version(name) for name in PACKAGES} | rust_versions(args.root)
     results["workload"] = report.describe_stream(workload.read_ids(comparison.stream_ids))
     for part in parts:
-        if part.endswith("no-amx") and not amx.is_there():
+        if part.endswith("no-amx") and not cpu.has("amx_int8"):
             print(f"{part}: left out, this CPU has no AMX", file=sys.stderr)
             results["parts"].pop(part, None)
             continue

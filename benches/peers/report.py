@@ -170,7 +170,7 @@ def markdown(results: dict) -> str:
         ("threads-2", "As the machine is, two threads"),
         ("threads-1", "As the machine is, one thread"),
         ("no-amx", "AVX-512 VNNI without AMX, two threads"),
-        ("avx2", "AVX2 only, two threads"),
+        ("avx2", "AVX2, with AVX-VNNI where the CPU has it, two threads"),
     ):
         if part := parts.get(key):
             blocks += [f"### {heading}\n", measured(part), latency_table(part), ratio_table(part)]
