@@ -58,7 +58,7 @@ impl std::fmt::Display for Label {
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// The file cannot be opened or read.
-    #[error("cannot read {path}: {source}", path = path.display())]
+    #[error("cannot read {path}", path = path.display())]
     Read { path: PathBuf, source: std::io::Error },
     /// The extension names no known format.
     #[error("{path}: unknown format; the name must end in .jsonl, .csv or .tsv", path = path.display())]
