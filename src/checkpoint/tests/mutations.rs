@@ -1,7 +1,7 @@
 use super::super::{CheckpointError, ModelDir, QuantManifest, QuantizationConfig, Tensor};
 use super::schemes::{all_schemes, folder_of_schemes};
 use super::*;
-use crate::kernels::affine::{Granularity, Inputs, Levels, QuantizedWeights, Scheme};
+use crate::kernels::affine::{Granularity, Inputs, QuantizedWeights, Scheme};
 
 /// A small generator of random numbers (Marsaglia 2003, xorshift64).
 struct Random(u64);
@@ -89,9 +89,9 @@ fn assert_sound(weights: &QuantizedWeights, shape: &[usize]) {
     assert_eq!(weights.scale.len(), scales);
     assert_eq!(weights.zero_point.len(), if weights.scheme.symmetric { 0 } else { scales });
     assert!(weights.scale.iter().all(|s| s.is_finite() && *s > 0.0));
-    let (min, max) =
-        Scheme { symmetric: weights.scheme.symmetric && weights.scheme.levels != Levels::Int4, ..weights.scheme }
-            .range();
+    // Other programs use the lowest integer of 4 or 8 bits in symmetric weights too.
+    let symmetric = !weights.scheme.levels.may_be_asymmetric();
+    let (min, max) = Scheme { symmetric, ..weights.scheme }.range();
     assert!(weights.values.iter().chain(&weights.zero_point).all(|&v| (min..=max).contains(&i32::from(v))));
     assert!(weights.dequantize().len() == weights.values.len());
 }

@@ -217,7 +217,7 @@ fn missing_and_wrong_files_are_refused_with_advice() {
         (
             "pickle",
             |p| std::fs::rename(p.join("model.safetensors"), p.join("pytorch_model.bin")).unwrap(),
-            &["pytorch_model.bin", "pickle", "convert it"],
+            &["pytorch_model.bin", "a model of another program", "octet import", "NEW_FOLDER"],
         ),
         (
             "missing shard",
