@@ -1,37 +1,47 @@
 //! Multi-head self-attention of one sequence (Vaswani et al. 2017, <https://arxiv.org/abs/1706.03762>), in products of
-//! 16-bit integers.
+//! integers.
 //!
-//! Queries, keys and values become i16 with one scale per head (values: per channel) over the whole sequence, and
-//! `e^(score - max)` becomes an integer of 14 bits. Products of pairs of i16 are summed exactly in i32 (`vpdpwssd`,
-//! `vpmaddwd`), at twice the speed of f32. With 11 to 14 bits the error is small beside that of the 8 bits of the
-//! linear layers: the output is within 1e-3 of the exact one for values up to 2.
+//! Queries, keys and values become integers with one scale per head (values: per channel) over the whole sequence, and
+//! `e^(score - max)` becomes an integer of 14 bits. Ranges are such that all sums are exact both in i32, of pairs of i16
+//! (`vpdpwssd`, `vpmaddwd`), and on tiles: queries and keys have 8 significant bits, which a bf16 holds, and their
+//! products sum to less than 2^24, which an f32 holds (`tdpbf16ps`); values and weights are multiplied byte by byte
+//! (`tdpbsud`, `tdpbuud`). The error is small beside that of the 8 bits of the linear layers: the output is within 1e-2
+//! of the exact one for values up to 2.
 //!
 //! Queries lie across the lanes, so that their maxima and sums need no work across lanes. They meet the keys in blocks
-//! of 64, with a running maximum (Milakov & Gimelshein 2018, <https://arxiv.org/abs/1805.02867>), so that everything
+//! of 128, with a running maximum (Milakov & Gimelshein 2018, <https://arxiv.org/abs/1805.02867>), so that everything
 //! stays in the first-level cache however long the sequence is. The order of all f32 steps is fixed.
 
 use std::f32::consts::LOG2_E;
 
-use super::isa::Kernels;
+use super::isa::{Isa, Kernels};
 use super::lanes::{Ints, LANES, LaneKernel, Lanes};
 use super::pack::AlignedVec;
 
+#[cfg(target_arch = "x86_64")]
+mod on_tiles;
+
 /// Keys that queries meet together.
-const KEY_BLOCK: usize = 64;
+const KEY_BLOCK: usize = 128;
 /// `e^(score - max)` is an integer up to this.
 const WEIGHT_MAX: i32 = 1 << 14;
 /// Values are integers up to this: a block of them times the largest weights stays in i32.
-const VALUE_MAX: i32 = (1 << 11) - 1;
+const VALUE_MAX: i32 = (1 << 10) - 1;
 /// No score is below this, nor above its opposite.
-const SCORE_MIN: i32 = -(1 << 30);
+const SCORE_MIN: f32 = -(1 << 24) as f32;
+/// Keys that AMX tiles meet together; a multiple of `TILE_ROWS`.
+const CHUNK: usize = 64;
 /// Rows of a register tile, keys or channels.
 const TILE_ROWS: usize = 8;
 /// Groups of 16 queries worked on together, at most.
 const MAX_GROUPS: usize = 2;
 
-/// The largest integer of queries and keys, so that the difference of two scores stays in i32.
+/// The largest integer of queries and keys, so that a score is below 2^24, with a tenth to spare for the rounding to the 8
+/// significant bits that it has.
 fn query_max(head_dim: usize) -> i32 {
-    ((1 << 30) / head_dim.max(1) as i32).isqrt().min(i32::from(i16::MAX))
+    let max = ((1 << 24) / head_dim.max(1) as u32).isqrt() * 9 / 10;
+    let below = (u32::BITS - max.leading_zeros()).saturating_sub(8);
+    (max >> below << below) as i32
 }
 
 /// Memory of [`Kernels::attention`], reused between calls; grows to the longest sequence seen.
@@ -49,12 +59,15 @@ pub struct AttentionScratch {
     rows: AlignedVec<i16>,
     /// Queries of one head, pairs of channels: `[head_dim / 2][16 * groups]`.
     queries: AlignedVec<i32>,
-    /// Scores of a block of keys, `[64][16 * groups]`.
-    scores: AlignedVec<i32>,
-    /// Weights of a block of keys, pairs of tokens: `[32][16 * groups]`.
+    /// Scores of a block of keys, `[128][16 * groups]`.
+    scores: AlignedVec<f32>,
+    /// Weights of a block of keys, pairs of tokens: `[64][16 * groups]`.
     weights: AlignedVec<i32>,
     /// Weighted sums of values, `[head_dim][16 * groups]`.
     totals: AlignedVec<f32>,
+    /// What only tiles need.
+    #[cfg(target_arch = "x86_64")]
+    bytes: on_tiles::Bytes,
 }
 
 impl AttentionScratch {
@@ -66,7 +79,7 @@ impl AttentionScratch {
     fn reserve(&mut self, shape: Shape) {
         let columns = MAX_GROUPS * LANES;
         self.magnitudes.resize((3 * shape.hidden()).next_multiple_of(LANES));
-        self.keys.resize(shape.tokens.next_multiple_of(TILE_ROWS) * shape.padded_dim());
+        self.keys.resize(shape.tokens.next_multiple_of(CHUNK) * shape.padded_dim());
         self.values.resize(shape.tokens.div_ceil(2) * shape.padded_dim());
         self.value_scale.resize(shape.padded_dim());
         self.rows.resize(LANES * shape.padded_dim());
@@ -74,6 +87,8 @@ impl AttentionScratch {
         self.scores.resize(KEY_BLOCK * columns);
         self.weights.resize(KEY_BLOCK / 2 * columns);
         self.totals.resize(shape.padded_dim() * columns);
+        #[cfg(target_arch = "x86_64")]
+        self.bytes.reserve(shape);
     }
 }
 
@@ -144,19 +159,35 @@ fn store<V: Lanes>(x: V, to: &mut [f32]) {
     unsafe { x.store(to.as_mut_ptr()) }
 }
 
+/// `x * inverse` in `-max..=max`; a NaN becomes `-max`.
+#[inline(always)]
+fn clamp<V: Lanes>(x: V, inverse: V, max: i32) -> V {
+    x.mul(inverse).max(V::splat(-max as f32)).min(V::splat(max as f32))
+}
+
 /// `round(x * inverse)` in `-max..=max`; a NaN becomes `-max`.
 #[inline(always)]
 fn quantize<V: Lanes>(x: V, inverse: V, max: i32) -> V::Ints {
-    x.mul(inverse).max(V::splat(-max as f32)).min(V::splat(max as f32)).to_ints()
+    clamp(x, inverse, max).to_ints()
 }
 
-/// Quantizes one row of a head; `to` has room for whole groups, and what lies past the row becomes 0.
+/// An integer rounded to 8 significant bits (Dekker 1971, <https://doi.org/10.1007/BF01397083>).
 #[inline(always)]
-fn quantize_row<V: Lanes>(row: &[f32], inverse: V, max: i32, to: &mut [i16]) {
+fn significant_8<V: Lanes>(x: V) -> V {
+    let scaled = x.mul(V::splat(((1 << 16) + 1) as f32));
+    scaled.sub(scaled.sub(x))
+}
+
+/// Quantizes one row of a head to integers of 8 significant bits, in i16 or (for tiles) in bf16; `to` has room for whole
+/// groups, and what lies past the row becomes 0.
+#[inline(always)]
+fn quantize_row<V: Lanes>(row: &[f32], inverse: V, max: i32, bf16: bool, to: &mut [i16]) {
     for (g, to) in to.chunks_exact_mut(LANES).enumerate() {
         let x: V = load_up_to_16(row.get(g * LANES..).unwrap_or_default());
+        let x = significant_8(clamp(x, inverse, max).round());
+        let half = if bf16 { x.bits().shift_right::<16>() } else { x.to_ints() };
         // SAFETY: `to` holds 16 values.
-        unsafe { quantize(x, inverse, max).store_i16(to.as_mut_ptr()) };
+        unsafe { half.store_i16(to.as_mut_ptr()) };
     }
 }
 
@@ -179,26 +210,31 @@ fn largest<V: Lanes>(magnitudes: &[f32]) -> f32 {
     f32::from_bits(largest.max_lane() as u32)
 }
 
-/// `WEIGHT_MAX * 2^t` for `t` up to 0, with `t` below -30 taken as -30, within 4e-6 of it: `t = n + f` with
-/// `|f| <= 1/2`, and a polynomial that interpolates `2^f` at the Chebyshev nodes.
+/// `WEIGHT_MAX * 2^t` for `t` up to 0, with `t` below -30 taken as -30, within 1.5e-4 of it: `t = n + f` with
+/// `|f| <= 1/2`, and the cubic polynomial that is 1 at 0 and has the smallest largest error.
 #[inline(always)]
 fn weight<V: Lanes>(t: V) -> V {
     const C: f32 = WEIGHT_MAX as f32;
     let t = t.max(V::splat(-30.0));
     let n = t.round();
     let f = t.sub(n);
-    let p = V::splat(9.666_37e-3 * C);
-    let p = p.mul_add(f, V::splat(5.592_198e-2 * C));
-    let p = p.mul_add(f, V::splat(2.402_235e-1 * C));
-    let p = p.mul_add(f, V::splat(6.931_211e-1 * C));
+    let p = V::splat(5.517_566e-2 * C);
+    let p = p.mul_add(f, V::splat(2.4262862e-1 * C));
+    let p = p.mul_add(f, V::splat(6.9331086e-1 * C));
     let p = p.mul_add(f, V::splat(C));
     p.mul_exp2(n)
 }
 
 /// The integer weights of 16 scores.
 #[inline(always)]
-fn weights_of<V: Lanes>(scores: &[i32], max: V::Ints, exponent: V) -> V::Ints {
-    weight(load_ints::<V::Ints>(scores).sub(max).to_floats().mul(exponent)).to_ints()
+fn weights_of<V: Lanes>(scores: &[f32], max: V, exponent: V) -> V::Ints {
+    weight(load_up_to_16::<V>(scores).sub(max).mul(exponent)).to_ints()
+}
+
+/// What sums so far are multiplied with when the maximum rises.
+#[inline(always)]
+fn factor_of<V: Lanes>(before: V, max: V, exponent: V) -> V {
+    weight(before.sub(max).mul(exponent)).mul(V::splat(1.0 / WEIGHT_MAX as f32))
 }
 
 #[derive(Clone, Copy)]
@@ -240,6 +276,8 @@ struct Head<V> {
 }
 
 struct Attention<'a> {
+    /// Whether products run on AMX tiles; the process may use them then.
+    on_tiles: bool,
     queries: &'a [f32],
     sequence: &'a [&'a [f32]],
     shape: Shape,
@@ -272,10 +310,18 @@ impl Attention<'_> {
 
     /// Quantizes the keys and values of a head.
     #[inline(always)]
-    fn prepare<V: Lanes>(&mut self, head: usize) -> Head<V> {
+    fn prepare<V: Lanes>(&mut self, head: usize, on_tiles: bool) -> Head<V> {
         let shape = self.shape;
         let padded_dim = shape.padded_dim();
-        let AttentionScratch { magnitudes, keys, values, value_scale, .. } = &mut *self.scratch;
+        let AttentionScratch {
+            magnitudes,
+            keys,
+            values,
+            value_scale,
+            #[cfg(target_arch = "x86_64")]
+            bytes,
+            ..
+        } = &mut *self.scratch;
         let magnitudes = magnitudes.as_slice();
         let (query_scale, query_inverse) =
             scales(V::splat(largest::<V>(&magnitudes[shape.columns(0, head)])), shape.query_max);
@@ -283,12 +329,17 @@ impl Attention<'_> {
             scales(V::splat(largest::<V>(&magnitudes[shape.columns(1, head)])), shape.query_max);
         let rows = self.sequence.iter().flat_map(|rows| rows.chunks_exact(3 * shape.hidden()));
         for (row, to) in rows.zip(keys.as_mut_slice().chunks_exact_mut(padded_dim)) {
-            quantize_row(&row[shape.columns(1, head)], key_inverse, shape.query_max, to);
+            quantize_row(&row[shape.columns(1, head)], key_inverse, shape.query_max, on_tiles, to);
         }
         let value_magnitudes = &magnitudes[shape.columns(2, head)];
         for at in (0..shape.head_dim).step_by(LANES) {
             let (scale, inverse) = scales::<V>(load_up_to_16(&value_magnitudes[at..]), VALUE_MAX);
             store(scale, &mut value_scale.as_mut_slice()[at..]);
+            #[cfg(target_arch = "x86_64")]
+            if on_tiles {
+                bytes.pack_values(self.sequence, shape, head, at, inverse);
+                continue;
+            }
             let mut rows = self.sequence.iter().flat_map(|rows| rows.chunks_exact(3 * shape.hidden()));
             for to in values.as_mut_slice().chunks_exact_mut(padded_dim) {
                 let columns = shape.columns(2, head);
@@ -311,7 +362,7 @@ impl Attention<'_> {
 
     /// Quantizes the queries of `G` groups from row `first` on; those past the end are 0.
     #[inline(always)]
-    fn pack_queries<V: Lanes, const G: usize>(&mut self, head: Head<V>, first: usize) {
+    fn pack_queries<V: Lanes, const G: usize>(&mut self, head: Head<V>, first: usize, on_tiles: bool) {
         let (shape, padded_dim) = (self.shape, self.shape.padded_dim());
         let AttentionScratch { rows, queries, .. } = &mut *self.scratch;
         for g in 0..G {
@@ -319,7 +370,8 @@ impl Attention<'_> {
             let rows = &mut rows.as_mut_slice()[..LANES * padded_dim];
             let mut there = 0;
             for (row, to) in from.zip(rows.chunks_exact_mut(padded_dim)) {
-                quantize_row(&row[shape.columns(0, head.index)], head.query_inverse, shape.query_max, to);
+                let row = &row[shape.columns(0, head.index)];
+                quantize_row(row, head.query_inverse, shape.query_max, on_tiles, to);
                 there += 1;
             }
             rows[there * padded_dim..].fill(0);
@@ -341,16 +393,16 @@ impl Attention<'_> {
     /// The context of `G` groups of queries from row `first` on.
     #[inline(always)]
     fn attend<V: Lanes, const G: usize>(&mut self, head: Head<V>, first: usize) {
-        self.pack_queries::<V, G>(head, first);
+        self.pack_queries::<V, G>(head, first, false);
         let (shape, padded_dim) = (self.shape, self.shape.padded_dim());
-        let AttentionScratch { keys, values, value_scale, queries, scores, weights, totals, .. } = &mut *self.scratch;
+        let AttentionScratch { keys, values, queries, scores, weights, totals, .. } = &mut *self.scratch;
         let (keys, values, queries) = (keys.as_slice(), values.as_slice(), queries.as_slice());
         let scores = &mut scores.as_mut_slice()[..KEY_BLOCK * G * LANES];
         let weights = &mut weights.as_mut_slice()[..KEY_BLOCK / 2 * G * LANES];
         let totals = &mut totals.as_mut_slice()[..padded_dim * G * LANES];
         totals.fill(0.0);
         let mut weight_sums = [V::splat(0.0); G];
-        let mut max = [V::Ints::splat(SCORE_MIN); G];
+        let mut max = [V::splat(SCORE_MIN); G];
         for block in (0..shape.tokens).step_by(KEY_BLOCK) {
             let tokens = KEY_BLOCK.min(shape.tokens - block);
             let depth = shape.head_dim.div_ceil(2);
@@ -362,14 +414,14 @@ impl Attention<'_> {
                     unsafe { tile::<V::Ints, G>(rows.as_ptr().cast(), padded_dim / 2, 1, queries.as_ptr(), depth) };
                 for (r, to) in scores.chunks_exact_mut(G * LANES).enumerate() {
                     for g in 0..G {
-                        store_ints(sums[r][g], &mut to[g * LANES..]);
+                        store(sums[r][g].to_floats(), &mut to[g * LANES..]);
                     }
                 }
             }
             let before = max;
             for row in scores[..tokens * G * LANES].chunks_exact(G * LANES) {
                 for (g, max) in max.iter_mut().enumerate() {
-                    *max = max.max(load_ints(&row[g * LANES..]));
+                    *max = max.max(load_up_to_16(&row[g * LANES..]));
                 }
             }
             let mut block_sums = [V::Ints::splat(0); G];
@@ -388,8 +440,7 @@ impl Attention<'_> {
             }
             let mut factor = [V::splat(0.0); G];
             for g in 0..G {
-                let below: V = before[g].sub(max[g]).to_floats();
-                factor[g] = weight(below.mul(head.exponent)).mul(V::splat(1.0 / WEIGHT_MAX as f32));
+                factor[g] = factor_of(before[g], max[g], head.exponent);
                 weight_sums[g] = weight_sums[g].mul_add(factor[g], block_sums[g].to_floats());
             }
             let depth = tokens.div_ceil(2);
@@ -409,6 +460,15 @@ impl Attention<'_> {
                 }
             }
         }
+        self.finish::<V, G>(head, first, weight_sums);
+    }
+
+    /// Writes the context of `G` groups of queries from row `first` on: `totals / weight_sums`.
+    #[inline(always)]
+    fn finish<V: Lanes, const G: usize>(&mut self, head: Head<V>, first: usize, weight_sums: [V; G]) {
+        let shape = self.shape;
+        let AttentionScratch { value_scale, totals, .. } = &*self.scratch;
+        let totals = totals.as_slice();
         for g in 0..G {
             let inverse = V::splat(1.0).div(weight_sums[g]).add(head.poison);
             let rows = LANES.min(self.out.len() / shape.hidden() - (first + g * LANES));
@@ -442,8 +502,12 @@ impl LaneKernel for Attention<'_> {
         self.scratch.reserve(self.shape);
         self.measure::<V>();
         let queries = self.out.len() / self.shape.hidden();
+        #[cfg(target_arch = "x86_64")]
+        if V::BESIDE_TILES && self.on_tiles {
+            return self.run_on_tiles::<V>();
+        }
         for head in 0..self.shape.heads {
-            let head = self.prepare::<V>(head);
+            let head = self.prepare::<V>(head, false);
             let mut first = 0;
             while first < queries {
                 if V::TILE_GROUPS >= MAX_GROUPS && queries - first > LANES {
@@ -487,7 +551,7 @@ impl Kernels {
         let tokens = sequence.iter().map(|part| rows(part.len())).sum();
         if !out.is_empty() {
             let shape = Shape { heads, head_dim, tokens, query_max: query_max(head_dim) };
-            self.run(Attention { queries, sequence, shape, scratch, out });
+            self.run(Attention { on_tiles: self.isa() == Isa::AmxInt8, queries, sequence, shape, scratch, out });
         }
     }
 }
@@ -498,7 +562,7 @@ mod tests {
     use crate::kernels::reference;
     use crate::kernels::testing::{GUARDS, Guarded, Random, same_on_every_isa};
 
-    const SHAPES: [(usize, usize, usize); 9] = [
+    const SHAPES: [(usize, usize, usize); 12] = [
         (1, 1, 1),
         (2, 3, 5),
         (6, 1, 16),
@@ -508,6 +572,9 @@ mod tests {
         (65, 1, 80),
         (70, 2, 31),
         (129, 1, 130),
+        (64, 2, 32),
+        (128, 1, 64),
+        (300, 1, 32),
     ];
 
     #[test]
@@ -520,7 +587,7 @@ mod tests {
                 kernels.attention(&qkv, &[&qkv], heads, head_dim, &mut AttentionScratch::new(), &mut out);
                 for (at, (&y, exact)) in out.iter().zip(&exact).enumerate() {
                     let shape = (tokens, heads, head_dim);
-                    assert!((f64::from(y) - exact).abs() <= 1e-3, "{} {shape:?} {at}: {y} for {exact}", kernels.isa());
+                    assert!((f64::from(y) - exact).abs() <= 1e-2, "{} {shape:?} {at}: {y} for {exact}", kernels.isa());
                 }
             }
         }

@@ -185,6 +185,64 @@ pub(crate) unsafe fn multiply_1x1(a: *const u8, stride: usize, b: *const i8) {
     }
 }
 
+/// Adds to tiles 0 to 3 the products of four left tiles of bf16 (rows `stride` bytes apart, tiles one after another) and
+/// one right tile of pairs of bf16 (rows of 64 bytes, one after another).
+///
+/// # Safety
+/// Tiles are configured for 16 rows, and all rows are readable.
+#[inline(always)]
+pub(crate) unsafe fn multiply_bf16_4x1(a: *const u8, stride: usize, b: *const u8) {
+    let step = SIDE * stride;
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!(
+            "tileloadd tmm6, [{b} + {row} * 1]",
+            "tileloadd tmm4, [{a0} + {stride} * 1]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tileloadd tmm5, [{a1} + {stride} * 1]",
+            "tdpbf16ps tmm1, tmm5, tmm6",
+            "tileloadd tmm4, [{a2} + {stride} * 1]",
+            "tdpbf16ps tmm2, tmm4, tmm6",
+            "tileloadd tmm5, [{a3} + {stride} * 1]",
+            "tdpbf16ps tmm3, tmm5, tmm6",
+            a0 = in(reg) a, a1 = in(reg) a.wrapping_add(step), a2 = in(reg) a.wrapping_add(2 * step),
+            a3 = in(reg) a.wrapping_add(3 * step), stride = in(reg) stride, b = in(reg) b, row = in(reg) ROW_BYTES,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _,
+            options(readonly, nostack, preserves_flags)
+        );
+    }
+}
+
+/// Adds to tiles 0 to 3 the four products of a left tile and a right one whose integers are split into bytes: `[high
+/// high, high low, low high, low low]`. The high bytes on the left are s8, all others u8; rows are 64 bytes, one after
+/// another.
+///
+/// # Safety
+/// Tiles are configured for 16 rows, and all rows are readable.
+#[inline(always)]
+pub(crate) unsafe fn multiply_bytes(a: [*const u8; 2], b: [*const u8; 2]) {
+    let ([a_low, a_high], [b_low, b_high]) = (a, b);
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!(
+            "tileloadd tmm4, [{a_high} + {row} * 1]",
+            "tileloadd tmm6, [{b_high} + {row} * 1]",
+            "tdpbsud tmm0, tmm4, tmm6",
+            "tileloadd tmm7, [{b_low} + {row} * 1]",
+            "tdpbsud tmm1, tmm4, tmm7",
+            "tileloadd tmm5, [{a_low} + {row} * 1]",
+            "tdpbuud tmm2, tmm5, tmm6",
+            "tdpbuud tmm3, tmm5, tmm7",
+            a_high = in(reg) a_high, a_low = in(reg) a_low, b_high = in(reg) b_high, b_low = in(reg) b_low,
+            row = in(reg) ROW_BYTES,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(readonly, nostack, preserves_flags)
+        );
+    }
+}
+
 /// Writes tiles 0 to 3 to four places, with `stride` bytes from row to row.
 ///
 /// # Safety

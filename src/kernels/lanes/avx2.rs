@@ -309,11 +309,6 @@ impl Ints for Avx2Ints {
     }
 
     #[inline(always)]
-    fn sub(self, other: Self) -> Self {
-        avx2!(Avx2Ints(_mm256_sub_epi32(self.0, other.0), _mm256_sub_epi32(self.1, other.1)))
-    }
-
-    #[inline(always)]
     fn and(self, other: Self) -> Self {
         avx2!(Avx2Ints(_mm256_and_si256(self.0, other.0), _mm256_and_si256(self.1, other.1)))
     }
@@ -326,6 +321,18 @@ impl Ints for Avx2Ints {
     #[inline(always)]
     fn max_unsigned(self, other: Self) -> Self {
         avx2!(Avx2Ints(_mm256_max_epu32(self.0, other.0), _mm256_max_epu32(self.1, other.1)))
+    }
+
+    #[inline(always)]
+    fn shift_left<const N: u32>(self) -> Self {
+        let count = avx2!(_mm_cvtsi32_si128(N as i32));
+        avx2!(Avx2Ints(_mm256_sll_epi32(self.0, count), _mm256_sll_epi32(self.1, count)))
+    }
+
+    #[inline(always)]
+    fn shift_right<const N: u32>(self) -> Self {
+        let count = avx2!(_mm_cvtsi32_si128(N as i32));
+        avx2!(Avx2Ints(_mm256_srl_epi32(self.0, count), _mm256_srl_epi32(self.1, count)))
     }
 
     #[inline(always)]

@@ -49,6 +49,7 @@ impl Lanes for Avx512Lanes {
     type Ints = Avx512Ints;
 
     const TILE_GROUPS: usize = 4;
+    const BESIDE_TILES: bool = true;
 
     #[inline(always)]
     fn splat(value: f32) -> Self {
@@ -254,11 +255,6 @@ impl Ints for Avx512Ints {
     }
 
     #[inline(always)]
-    fn sub(self, other: Self) -> Self {
-        Avx512Ints(avx512!(_mm512_sub_epi32(self.0, other.0)))
-    }
-
-    #[inline(always)]
     fn and(self, other: Self) -> Self {
         Avx512Ints(avx512!(_mm512_and_si512(self.0, other.0)))
     }
@@ -271,6 +267,16 @@ impl Ints for Avx512Ints {
     #[inline(always)]
     fn max_unsigned(self, other: Self) -> Self {
         Avx512Ints(avx512!(_mm512_max_epu32(self.0, other.0)))
+    }
+
+    #[inline(always)]
+    fn shift_left<const N: u32>(self) -> Self {
+        Avx512Ints(avx512!(_mm512_slli_epi32::<N>(self.0)))
+    }
+
+    #[inline(always)]
+    fn shift_right<const N: u32>(self) -> Self {
+        Avx512Ints(avx512!(_mm512_srli_epi32::<N>(self.0)))
     }
 
     #[inline(always)]

@@ -29,6 +29,8 @@ pub(crate) trait Lanes: Copy {
 
     /// Groups of 16 columns in a register tile of 6 rows: what the registers hold beside their inputs.
     const TILE_GROUPS: usize;
+    /// Whether CPUs with these lanes may have AMX tiles beside them.
+    const BESIDE_TILES: bool = false;
 
     /// All lanes `value`.
     fn splat(value: f32) -> Self;
@@ -137,14 +139,16 @@ pub(crate) trait Ints: Copy {
 
     /// `self + other`.
     fn add(self, other: Self) -> Self;
-    /// `self - other`.
-    fn sub(self, other: Self) -> Self;
     /// `self & other`.
     fn and(self, other: Self) -> Self;
     /// The larger of both.
     fn max(self, other: Self) -> Self;
     /// The larger of both, taken as u32.
     fn max_unsigned(self, other: Self) -> Self;
+    /// Bits moved up by `N`.
+    fn shift_left<const N: u32>(self) -> Self;
+    /// Bits moved down by `N`; zeros come in.
+    fn shift_right<const N: u32>(self) -> Self;
     /// The low half of `self` below the low half of `high`.
     fn pair(self, high: Self) -> Self;
     /// `self + a.low * b.low + a.high * b.high`, the halves of `a` and `b` taken as i16.
@@ -168,6 +172,14 @@ pub(crate) trait Ints: Copy {
             columns[l] = floats[l].bits();
         }
         columns
+    }
+
+    /// In each lane the low bytes of four values, and their second bytes, both in the order 0, 2, 1, 3.
+    #[inline(always)]
+    fn bytes(four: [Self; 4]) -> [Self; 2] {
+        let (a, b) = (four[0].pair(four[1]), four[2].pair(four[3]));
+        let (even, odd) = (Self::splat(0x00ff_00ff), Self::splat(0xff00_ff00_u32 as i32));
+        [a.and(even).add(b.shift_left::<8>().and(odd)), a.shift_right::<8>().and(even).add(b.and(odd))]
     }
 
     /// Largest lane.

@@ -202,11 +202,6 @@ impl Ints for ScalarInts {
     }
 
     #[inline(always)]
-    fn sub(self, other: Self) -> Self {
-        self.zip(other, i32::wrapping_sub)
-    }
-
-    #[inline(always)]
     fn and(self, other: Self) -> Self {
         self.zip(other, |a, b| a & b)
     }
@@ -219,6 +214,16 @@ impl Ints for ScalarInts {
     #[inline(always)]
     fn max_unsigned(self, other: Self) -> Self {
         self.zip(other, |a, b| (a as u32).max(b as u32) as i32)
+    }
+
+    #[inline(always)]
+    fn shift_left<const N: u32>(self) -> Self {
+        ScalarInts(self.0.map(|x| x << N))
+    }
+
+    #[inline(always)]
+    fn shift_right<const N: u32>(self) -> Self {
+        ScalarInts(self.0.map(|x| (x as u32 >> N) as i32))
     }
 
     #[inline(always)]
