@@ -273,5 +273,7 @@ fn quantization_config(stored: &[StoredAs], head: Vec<String>) -> QuantizationCo
             usual.targets = vec![target.into()];
         }
     }
+    // Linear layers first, as in a folder of one recipe for all.
+    groups.sort_by_key(|(class, _)| *class);
     QuantizationConfig { groups: groups.into_iter().map(|(_, group)| group).collect(), ignore }
 }
