@@ -146,6 +146,19 @@ def export(name, path, opset, dynamo=False, attention="eager"):
         options["dynamic_axes"] = {name: {0: "batch", 1: "tokens"} for name in names}
     with torch.no_grad():
         torch.onnx.export(Wrapped(model).eval(), tuple(values), str(path), **options)
+    if dynamo:
+        forget_sources(path)
+
+
+def forget_sources(path):
+    """Takes out the stack traces that this exporter writes beside each node, with the paths of the machine it ran on."""
+    model = onnx.load(path)
+    for node in model.graph.node:
+        del node.metadata_props[:]
+    for value in [*model.graph.value_info, *model.graph.input, *model.graph.output]:
+        del value.metadata_props[:]
+    del model.graph.metadata_props[:], model.metadata_props[:]
+    onnx.save(model, path)
 
 
 def modules(path):
