@@ -3,8 +3,9 @@
 
     python3 models/recipes/sentences.py SDIST.tar.gz OUT_DIR
 
-SDIST is the source distribution of the PyPI package vadersentiment 3.3.1 (its digest is checked). Each line has
-text, label, rating (mean of about 20 human ratings, -4..4), ratings (these; those of 199 tweets have another mean than
+Probabilities are those of the three labels for the mean that many more people would give: normal around the mean of
+these ratings, with their standard error. SDIST is the source distribution of the PyPI package vadersentiment 3.3.1 (its digest is checked). Each line has
+text, label, probabilities, rating (mean of about 20 human ratings, -4..4), ratings (these; those of 199 tweets have another mean than
 the source states), vader (what VADER 3.3.1 itself says, -1..1), and source (tweets, movie, amazon, nyt).
 
 Split: first four bytes, big-endian, of SHA-256 of the UTF-8 text, mod 10: 0-7 train, 8 dev, 9 test, so that equal
@@ -16,6 +17,7 @@ import importlib.util
 import io
 import json
 import sys
+import statistics
 import tarfile
 import tempfile
 from pathlib import Path
@@ -41,6 +43,14 @@ def label_of(rating: float) -> str:
     return "negative" if rating < -0.2 else "positive" if rating > 0.2 else "neutral"
 
 
+def probabilities_of(rating: float, ratings: list) -> dict:
+    error = max(statistics.stdev(ratings), 0.1) / len(ratings) ** 0.5
+    mean = statistics.NormalDist(rating, error)
+    negative, positive = mean.cdf(-0.2), 1 - mean.cdf(0.2)
+    shares = {"negative": negative, "neutral": 1 - negative - positive, "positive": positive}
+    return {label: round(share, 4) for label, share in shares.items()}
+
+
 def checked(sdist: Path) -> bytes:
     data = sdist.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
@@ -63,7 +73,8 @@ def vader(data: bytes):
 
 
 def rows(sdist: Path):
-    """Each rated snippet of the source distribution, in the corpora's order: text, label, rating, ratings, source."""
+    """Each rated snippet of the source distribution, in the corpora's order: text, label, probabilities, rating,
+    ratings, source."""
     with tarfile.open(fileobj=io.BytesIO(checked(sdist))) as outer:
         inner = io.BytesIO(outer.extractfile(CORPORA).read())
     with tarfile.open(fileobj=inner) as corpora:
@@ -83,6 +94,7 @@ def rows(sdist: Path):
                 yield {
                     "text": text,
                     "label": label_of(rating),
+                    "probabilities": probabilities_of(rating, single[key]),
                     "rating": rating,
                     "ratings": single[key],
                     "source": source,

@@ -14,6 +14,8 @@ pub enum Field {
     Label,
     /// Several classes: a list, or names with `|` between them.
     Labels,
+    /// How likely each class is: an object, `{"negative": 0.7, "positive": 0.3}`.
+    Probabilities,
     /// A number that people gave the text, or the pair.
     Rating,
     /// The numbers of single people: a list, or numbers with `|` between them.
@@ -32,6 +34,7 @@ impl Field {
             Field::TextPair => &["text_pair", "sentence2"],
             Field::Label => &["label"],
             Field::Labels => &["labels"],
+            Field::Probabilities => &["probabilities"],
             Field::Rating => &["rating", "score"],
             Field::Ratings => &["ratings"],
             Field::Summary => &["summary"],

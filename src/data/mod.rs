@@ -24,6 +24,9 @@ pub struct Example {
     pub label: Option<Label>,
     /// Its classes, when there may be several; none when the file does not say.
     pub labels: Option<Vec<String>>,
+    /// How likely each class is, in order of the file, when its single class is not sure; the sum is 1. Only training
+    /// looks at it.
+    pub probabilities: Vec<(String, f64)>,
     /// A number that people gave it.
     pub rating: Option<f64>,
     /// The numbers that single people gave it.

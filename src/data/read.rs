@@ -199,6 +199,10 @@ fn example(line: u64, record: &Map<String, Value>, columns: &Columns) -> Result<
         Some((name, other)) => return Err(expected(&name, other, "a list of numbers")),
         None => Vec::new(),
     };
+    let probabilities = match filled(Field::Probabilities) {
+        Some((name, value)) => probabilities(&name, value)?,
+        None => Vec::new(),
+    };
     let optional = |field| filled(field).map(string).transpose();
     Ok(Example {
         line,
@@ -206,6 +210,7 @@ fn example(line: u64, record: &Map<String, Value>, columns: &Columns) -> Result<
         text_pair: optional(Field::TextPair)?,
         label,
         labels,
+        probabilities,
         rating: filled(Field::Rating).map(|(name, value)| number(&name, value)).transpose()?,
         ratings,
         summary: optional(Field::Summary)?,
@@ -239,6 +244,17 @@ fn string((name, value): (String, &Value)) -> Result<String, String> {
 fn number(name: &str, value: &Value) -> Result<f64, String> {
     let number = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
     number.filter(|x| x.is_finite()).ok_or_else(|| expected(name, value, "a number"))
+}
+
+/// An object of classes, or one written as text in a cell.
+fn probabilities(name: &str, value: &Value) -> Result<Vec<(String, f64)>, String> {
+    let wrong = || expected(name, value, "an object of classes and probabilities that add up to 1");
+    let parsed = value.as_str().map(serde_json::from_str::<Value>).transpose().map_err(|_| wrong())?;
+    let object = parsed.as_ref().unwrap_or(value).as_object().ok_or_else(wrong)?;
+    let pairs = object.iter().map(|(class, p)| Some((class.clone(), p.as_f64().filter(|p| (0.0..=1.0).contains(p))?)));
+    let pairs = pairs.collect::<Option<Vec<_>>>().ok_or_else(wrong)?;
+    let sum: f64 = pairs.iter().map(|(_, p)| p).sum();
+    if (sum - 1.0).abs() < 1e-3 { Ok(pairs) } else { Err(wrong()) }
 }
 
 fn label(name: &str, value: &Value) -> Result<Label, String> {

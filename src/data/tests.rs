@@ -127,6 +127,20 @@ fn lists_are_read_from_json_and_from_cells() {
 }
 
 #[test]
+fn probabilities_add_up_to_one() {
+    let json = r#"{"text": "a", "label": "x", "probabilities": {"x": 0.75, "y": 0.25}}"#;
+    let expected = vec![("x".to_string(), 0.75), ("y".to_string(), 0.25)];
+    assert_eq!(read("a.jsonl", json).unwrap()[0].probabilities, expected);
+    let csv = "text,probabilities\na,\"{\"\"x\"\": 0.75, \"\"y\"\": 0.25}\"\nb,\n";
+    let found = read("a.csv", csv).unwrap();
+    assert_eq!((&found[0].probabilities, found[1].probabilities.len()), (&expected, 0));
+    for wrong in [r#"{"x": 0.5, "y": 0.25}"#, r#"{"x": 1.5, "y": -0.5}"#, "[1]", "0.5"] {
+        let error = refused("a.jsonl", &format!(r#"{{"text": "a", "probabilities": {wrong}}}"#));
+        assert!(error.contains("line 1") && error.contains("add up to 1"), "{error}");
+    }
+}
+
+#[test]
 fn the_first_examples_are_enough_when_asked_so() {
     let (_dir, path) = write("a.jsonl", b"{\"text\":\"a\"}\n{\"text\":\"b\"}\nbroken\n");
     assert_eq!(read_with(&path, &Columns::default(), 2).unwrap().len(), 2);

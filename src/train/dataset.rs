@@ -94,6 +94,8 @@ pub(super) struct Item {
     pub tokens: Encoding,
     /// 1 for each class that it has, `[classes]`.
     pub classes: Vec<f32>,
+    /// What is learned: how likely each class is when the file says so, else `classes`.
+    pub target: Vec<f32>,
     /// Its number, not standardized, when the task has one.
     pub value: Option<f64>,
 }
@@ -116,6 +118,11 @@ impl Dataset {
         max_tokens: usize,
         path: &Path,
     ) -> Result<Self, TrainError> {
+        let class_of = |name: &str| {
+            let known = || task.labels.join(", ");
+            let found = task.labels.iter().position(|l| l == name);
+            found.ok_or_else(|| format!("has label \"{name}\", expected one of {}", known()))
+        };
         let item = |(index, example): (usize, &Example)| {
             let bad = |what: String| TrainError::Data(format!("{}: example {} {what}", path.display(), index + 1));
             let mut classes = vec![0.0; task.classes()];
@@ -127,11 +134,14 @@ impl Dataset {
                     return Err(bad("has no label".into()));
                 }
                 for name in names {
-                    let Some(class) = task.labels.iter().position(|l| *l == name) else {
-                        let known = task.labels.join(", ");
-                        return Err(bad(format!("has label \"{name}\", expected one of {known}")));
-                    };
-                    classes[class] = 1.0;
+                    classes[class_of(&name).map_err(bad)?] = 1.0;
+                }
+            }
+            let mut target = classes.clone();
+            if !example.probabilities.is_empty() && task.problem_type == ProblemType::SingleLabel {
+                target.fill(0.0);
+                for (name, probability) in &example.probabilities {
+                    target[class_of(name).map_err(bad)?] = *probability as f32;
                 }
             }
             if task.has_value() && example.rating.is_none() {
@@ -141,7 +151,7 @@ impl Dataset {
             if tokens.is_empty() {
                 return Err(bad("has no tokens".into()));
             }
-            Ok(Item { tokens, classes, value: example.rating.filter(|_| task.has_value()) })
+            Ok(Item { tokens, classes, target, value: example.rating.filter(|_| task.has_value()) })
         };
         let items = examples.iter().enumerate().map(item).collect::<Result<Vec<_>, _>>()?;
         if items.is_empty() {

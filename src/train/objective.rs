@@ -20,7 +20,7 @@ pub(super) fn loss(
     let (count, classes) = (items.len(), task.classes());
     let mut parts = Vec::new();
     if classes > 0 {
-        let targets: Vec<f32> = items.iter().flat_map(|i| &i.classes).copied().collect();
+        let targets: Vec<f32> = items.iter().flat_map(|i| &i.target).copied().collect();
         let targets = Tensor::from_vec(targets, (count, classes), &Device::Cpu)?;
         let logits = logits.narrow(1, 0, classes)?;
         parts.push(match task.problem_type {

@@ -8,20 +8,19 @@ use crate::nn::Dropout;
 use super::network::Outputs;
 use super::{FineTuneSettings, Network, Task, TrainError};
 
-/// A trained network that is not trained any more.
+/// Trained networks that are not trained any more; a student learns from each as much as from the others.
 pub struct Teacher {
-    network: Network,
+    networks: Vec<Network>,
 }
 
 impl Teacher {
-    /// A network whose outputs are those of the student's task.
-    pub fn new(network: Network) -> Self {
-        Teacher { network }
+    /// At least one network whose outputs are those of the student's task.
+    pub fn new(networks: Vec<Network>) -> Self {
+        assert!(!networks.is_empty(), "a teacher has at least one network");
+        Teacher { networks }
     }
 
-    /// How far the student is from the teacher on a batch: cross-entropy of the teacher's class probabilities, or
-    /// squared error of its scores and numbers; plus, when both are as wide, the squared error of the hidden states,
-    /// each layer of the student beside the teacher's at the same share of the depth.
+    /// How far the student is from the teacher's networks on a batch, on average.
     pub(super) fn loss(
         &self,
         student: &Outputs,
@@ -29,31 +28,46 @@ impl Teacher {
         task: &Task,
         settings: &FineTuneSettings,
     ) -> Result<Tensor, TrainError> {
-        let teacher = self.network.forward(batch, Dropout::NONE)?;
-        let (wanted, found) = (teacher.logits.detach(), &student.logits);
-        let classes = if task.problem_type == ProblemType::SingleLabel { task.classes() } else { 0 };
-        let numbers = task.outputs() - classes;
-        let mut parts = Vec::new();
-        if classes > 0 {
-            let probabilities = candle_nn::ops::softmax(&wanted.narrow(1, 0, classes)?, D::Minus1)?;
-            let logs = candle_nn::ops::log_softmax(&found.narrow(1, 0, classes)?, D::Minus1)?;
-            parts.push((probabilities * logs)?.sum(D::Minus1)?.mean_all()?.neg()?);
-        }
-        if numbers > 0 {
-            let error = (found.narrow(1, classes, numbers)? - wanted.narrow(1, classes, numbers)?)?;
-            parts.push(error.sqr()?.mean_all()?);
-        }
-        let same_width = teacher.hidden[0].dim(1)? == student.hidden[0].dim(1)?;
-        if same_width && settings.hidden_weight > 0.0 {
-            let layers = student.hidden.len();
-            let errors = student.hidden.iter().enumerate().map(|(index, found)| {
-                let beside = (index * (teacher.hidden.len() - 1)).div_ceil(layers - 1);
-                (found - teacher.hidden[beside].detach())?.sqr()?.mean_all()
-            });
-            let errors = errors.collect::<Result<Vec<_>, _>>()?;
-            let weight = settings.hidden_weight / layers as f64;
-            parts.push((Tensor::stack(&errors, 0)?.sum_all()? * weight)?);
-        }
-        Ok(Tensor::stack(&parts, 0)?.sum_all()?)
+        let of = |network| distance(network, student, batch, task, settings);
+        let distances = self.networks.iter().map(of).collect::<Result<Vec<_>, _>>()?;
+        Ok(Tensor::stack(&distances, 0)?.mean_all()?)
     }
+}
+
+/// How far the student is from one teacher on a batch: cross-entropy of the teacher's class probabilities, or
+/// squared error of its scores and numbers; plus, when both are as wide, the squared error of the hidden states,
+/// each layer of the student beside the teacher's at the same share of the depth.
+fn distance(
+    teacher: &Network,
+    student: &Outputs,
+    batch: &RaggedBatch,
+    task: &Task,
+    settings: &FineTuneSettings,
+) -> Result<Tensor, TrainError> {
+    let teacher = teacher.forward(batch, Dropout::NONE)?;
+    let (wanted, found) = (teacher.logits.detach(), &student.logits);
+    let classes = if task.problem_type == ProblemType::SingleLabel { task.classes() } else { 0 };
+    let numbers = task.outputs() - classes;
+    let mut parts = Vec::new();
+    if classes > 0 {
+        let probabilities = candle_nn::ops::softmax(&wanted.narrow(1, 0, classes)?, D::Minus1)?;
+        let logs = candle_nn::ops::log_softmax(&found.narrow(1, 0, classes)?, D::Minus1)?;
+        parts.push((probabilities * logs)?.sum(D::Minus1)?.mean_all()?.neg()?);
+    }
+    if numbers > 0 {
+        let error = (found.narrow(1, classes, numbers)? - wanted.narrow(1, classes, numbers)?)?;
+        parts.push(error.sqr()?.mean_all()?);
+    }
+    let same_width = teacher.hidden[0].dim(1)? == student.hidden[0].dim(1)?;
+    if same_width && settings.hidden_weight > 0.0 {
+        let layers = student.hidden.len();
+        let errors = student.hidden.iter().enumerate().map(|(index, found)| {
+            let beside = (index * (teacher.hidden.len() - 1)).div_ceil(layers - 1);
+            (found - teacher.hidden[beside].detach())?.sqr()?.mean_all()
+        });
+        let errors = errors.collect::<Result<Vec<_>, _>>()?;
+        let weight = settings.hidden_weight / layers as f64;
+        parts.push((Tensor::stack(&errors, 0)?.sum_all()? * weight)?);
+    }
+    Ok(Tensor::stack(&parts, 0)?.sum_all()?)
 }

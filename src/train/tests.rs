@@ -205,6 +205,28 @@ fn examples_without_targets_are_named() {
     assert!(refused(&examples).contains("example 2 has no label"));
 }
 
+#[test]
+fn probabilities_are_learned_in_place_of_the_label() {
+    let mut examples = examples();
+    for example in &mut examples {
+        example.probabilities = vec![("positive".into(), 0.75), ("negative".into(), 0.25)];
+    }
+    let task = Task::classify(&examples, &[], None).unwrap();
+    let setup = setup(&examples, task);
+    // Classes are in order of name; the label stays what is right.
+    assert_eq!(setup.data.items[1].target, [0.25, 0.75]);
+    assert_eq!(setup.data.items[1].classes, [1.0, 0.0]);
+    // No model comes below the entropy of what is learned, and one that is sure of the labels stays above 1.
+    let entropy = -(0.75 * 0.75f32.ln() + 0.25 * 0.25f32.ln());
+    let found = run(&network(&setup), &setup, &long(), None).unwrap();
+    assert!((entropy..entropy + 0.1).contains(&found.dev.loss), "{:?}, {entropy} expected", found.dev);
+    assert_eq!(found.dev.accuracy, Some(0.5));
+    examples[0].probabilities[0].0 = "odd".into();
+    let tokenizer = Tokenizer::from_file(&Path::new(MODEL).join("tokenizer.json")).unwrap();
+    let error = Dataset::new(&examples, &setup.task, &tokenizer, 64, Path::new("data.jsonl")).unwrap_err().to_string();
+    assert!(error.contains("example 1 has label \"odd\""), "{error}");
+}
+
 /// A small model that has learned its examples, as a float folder.
 fn learned(setup: &Setup, folder: &Path) {
     let found = run(&network(setup), setup, &long(), None).unwrap();
@@ -245,7 +267,7 @@ fn a_student_of_half_the_layers_learns_from_its_teacher_without_labels() {
     let path = folder.path().join("teacher");
     learned(&setup, &path);
     let dir = ModelDir::open(&path).unwrap();
-    let teacher = Teacher::new(Network::load(&dir, &setup.task, &options(&setup)).unwrap());
+    let teacher = Teacher::new(vec![Network::load(&dir, &setup.task, &options(&setup)).unwrap()]);
     let student_options = NetworkOptions { layers: Some(vec![1]), ..options(&setup) };
     let student = || Network::load(&dir, &setup.task, &student_options).unwrap();
     assert_eq!(student().num_layers(), 1);

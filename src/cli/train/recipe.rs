@@ -41,9 +41,9 @@ pub(in crate::cli) struct Options {
     /// Layers of the encoder that are kept, from 0; all when left out
     #[arg(long, value_delimiter = ',', value_name = "0,2,...")]
     pub layers: Option<Vec<usize>>,
-    /// Float model folder of the same task to learn from too: the model/ of an earlier run
-    #[arg(long, value_name = "DIR")]
-    pub teacher: Option<PathBuf>,
+    /// Float model folders of the same task to learn from too: the model/ of earlier runs
+    #[arg(long, value_delimiter = ',', value_name = "DIR,...")]
+    pub teacher: Option<Vec<PathBuf>>,
     /// How much the teacher counts beside the labels, 0 to 1 [default: 0.5]
     #[arg(long, value_name = "SHARE")]
     pub teacher_weight: Option<f64>,

@@ -39,7 +39,10 @@ pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow:
         NetworkOptions { pooling, scale, layers: options.layers.clone(), quantization, seed: settings.seed };
     let network = Network::load(&dir, &task, &network_options)?;
     let teacher = match &options.teacher {
-        Some(folder) => Some(load_teacher(folder, &dir, &task, scale)?),
+        Some(folders) => {
+            let networks = folders.iter().map(|folder| load_teacher(folder, &dir, &task, scale));
+            Some(Teacher::new(networks.collect::<anyhow::Result<_>>()?))
+        }
         None => None,
     };
     let tokenizer = Tokenizer::from_file(&dir.tokenizer_path())?;
@@ -121,7 +124,7 @@ pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow:
 }
 
 /// A teacher of the same task, with the same tokens.
-fn load_teacher(folder: &Path, student: &ModelDir, task: &Task, scale: ValueScale) -> anyhow::Result<Teacher> {
+fn load_teacher(folder: &Path, student: &ModelDir, task: &Task, scale: ValueScale) -> anyhow::Result<Network> {
     let dir = ModelDir::open(folder)?;
     let head = trained_head(dir.config()).with_context(|| {
         format!("{}: a teacher needs a head that octet train made; give the model/ of an earlier run", folder.display())
@@ -135,7 +138,7 @@ fn load_teacher(folder: &Path, student: &ModelDir, task: &Task, scale: ValueScal
         student.path().display()
     );
     let options = NetworkOptions { pooling: head.pooling, scale, layers: None, quantization: None, seed: 0 };
-    Ok(Teacher::new(Network::load(&dir, task, &options)?))
+    Ok(Network::load(&dir, task, &options)?)
 }
 
 /// The `config.json` of a trained model.
