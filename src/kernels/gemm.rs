@@ -5,7 +5,7 @@
 //! `|qa qw| <= 255 * 128` and `k <= MAX_K`, no sum leaves i32.
 
 use super::isa::{Isa, Kernels};
-use super::microkernel::{Layout, MAX_ROWS, Microkernel, Out, Product, Strip, scalar};
+use super::microkernel::{LINE, Layout, MAX_ROWS, Microkernel, Out, Product, Strip, scalar};
 #[cfg(target_arch = "x86_64")]
 use super::microkernel::{amx_int8, avx_vnni, avx2, avx512_vnni};
 use super::pack::PackedWeights;
@@ -14,6 +14,9 @@ use super::quantize::QuantizedRows;
 /// Output channels worked on together: all row tiles of a row block meet them before the next ones are read, so
 /// their weights (`64 k` bytes) come from memory once per row block and stay in the nearest caches.
 const COLUMN_BLOCK: usize = 64;
+
+/// Cache lines of the weights of a column block for 16 values of `k`.
+const LINES: usize = 16 * COLUMN_BLOCK / LINE;
 
 /// Bytes of activations in a row block; with the weights of a column block they fit a second-level cache.
 pub(crate) const ROW_BLOCK_BYTES: usize = 256 * 1024;
@@ -108,17 +111,23 @@ pub(crate) unsafe fn product_of_strips<K: Microkernel>(a: Rows<'_>, w: Panels<'_
         let block_end = (block + row_block).min(m);
         for j in (0..n).step_by(COLUMN_BLOCK) {
             let mut i = block;
-            while i < block_end {
+            let tiles = (block_end - block).div_ceil(MAX_ROWS);
+            for tile in 0..tiles {
                 // Tiles of nearly one height: 7 rows are 4 + 3, not 6 + 1.
-                let rows = (block_end - i).div_ceil((block_end - i).div_ceil(MAX_ROWS));
+                let rows = (block_end - i).div_ceil(tiles - tile);
+                // While the first rows meet these channels, the weights of the next ones come nearer, as slowly as the
+                // number of tiles allows.
+                let lines_ahead = LINES.div_ceil(tiles.min(LINES));
+                let first_line = tile * lines_ahead;
+                let is_ahead = j + COLUMN_BLOCK < n && first_line < LINES;
                 let strip = Strip {
                     rows: a.bytes[i * depth..].as_ptr(),
                     depth,
                     zero_point: a.zero_point[i..].as_ptr(),
                     row_scale: a.scale[i..].as_ptr(),
                     panels: w.weights[j * depth..].as_ptr(),
-                    // While the last rows meet these channels, the weights of the next ones come nearer.
-                    ahead: if i + rows == block_end && j + COLUMN_BLOCK < n { COLUMN_BLOCK * depth } else { 0 },
+                    ahead: w.weights.as_ptr().wrapping_add((j + COLUMN_BLOCK) * depth + depth / 16 * LINE * first_line),
+                    lines_ahead: if is_ahead { lines_ahead } else { 0 },
                     minus_column_sum: w.minus_column_sum[j..].as_ptr(),
                     column_scale: w.scale[j..].as_ptr(),
                     bias: w.bias[j..].as_ptr(),

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Layout, Microkernel, Out, Strip};
+use super::{LINE, Layout, Microkernel, Out, Strip};
 
 /// Tiles of 6 rows by 4 zmm of 16 channels.
 pub(crate) struct Avx512Vnni;
@@ -23,6 +23,9 @@ impl Microkernel for Avx512Vnni {
     }
 }
 
+/// Values of `k` in one turn of the loop: four instructions for each sum, which share the bookkeeping.
+const TURN: usize = 16;
+
 /// `M` rows of the first panel.
 ///
 /// # Safety
@@ -39,22 +42,22 @@ unsafe fn tile<const M: usize>(strip: &Strip) {
             *sum = _mm512_mullo_epi32(zero_point, minus_column_sum);
         }
     }
-    for l in (0..strip.depth).step_by(4) {
-        for v in 0..VECTORS {
+    let (mut rows, mut panel, mut ahead) = (strip.rows, strip.panels, strip.ahead);
+    for _ in 0..strip.depth / TURN {
+        for _ in 0..strip.lines_ahead {
             // Prefetching never faults, so the address may lie outside the panels.
-            let soon = strip.panels.wrapping_add(strip.ahead + l * NR + 64 * v);
-            _mm_prefetch::<_MM_HINT_T1>(soon);
+            _mm_prefetch::<_MM_HINT_T1>(ahead);
+            ahead = ahead.wrapping_add(LINE);
         }
-        // SAFETY: group `l / 4` of the panel is `4 * NR` readable bytes.
-        let w: [__m512i; VECTORS] =
-            std::array::from_fn(|v| unsafe { _mm512_loadu_si512(strip.panels.add(l * NR + 64 * v).cast()) });
-        for (i, sums) in sums.iter_mut().enumerate() {
-            // SAFETY: `l + 4 <= depth`, and `i < M` rows of `depth` bytes are readable.
-            let a = _mm512_set1_epi32(unsafe { strip.rows.add(i * strip.depth + l).cast::<i32>().read_unaligned() });
-            for (sum, w) in sums.iter_mut().zip(w) {
-                *sum = _mm512_dpbusd_epi32(*sum, a, w);
-            }
+        for l in (0..TURN).step_by(4) {
+            // SAFETY: the caller's promise; this turn ends within the rows and the panel.
+            unsafe { multiply_add(rows.add(l), strip.depth, panel.add(l * NR), &mut sums) };
         }
+        (rows, panel) = (rows.wrapping_add(TURN), panel.wrapping_add(TURN * NR));
+    }
+    for l in (0..strip.depth % TURN).step_by(4) {
+        // SAFETY: as above, for the rest of the rows.
+        unsafe { multiply_add(rows.add(l), strip.depth, panel.add(l * NR), &mut sums) };
     }
     // Constant bounds: with others the compiler keeps the sums in memory.
     for v in 0..VECTORS {
@@ -80,6 +83,29 @@ unsafe fn tile<const M: usize>(strip: &Strip) {
                     unsafe { _mm512_mask_storeu_ps(out.add(at), mask, y) };
                 }
             }
+        }
+    }
+}
+
+/// Adds the products of four values of `k` of `M` rows, `stride` bytes apart, and of a panel.
+///
+/// # Safety
+/// The CPU has the instruction set; four bytes of each row and `4 * NR` of the panel are readable.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
+unsafe fn multiply_add<const M: usize>(
+    rows: *const u8,
+    stride: usize,
+    panel: *const i8,
+    sums: &mut [[__m512i; VECTORS]; M],
+) {
+    // SAFETY: the caller's promise.
+    let w: [__m512i; VECTORS] = std::array::from_fn(|v| unsafe { _mm512_loadu_si512(panel.add(64 * v).cast()) });
+    for (i, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: the caller's promise.
+        let a = _mm512_set1_epi32(unsafe { rows.add(i * stride).cast::<i32>().read_unaligned() });
+        for (sum, w) in sums.iter_mut().zip(w) {
+            *sum = _mm512_dpbusd_epi32(*sum, a, w);
         }
     }
 }

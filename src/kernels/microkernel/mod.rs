@@ -16,6 +16,9 @@ use super::isa::Isa;
 /// Most rows of a register tile: 6 x 64 sums fill 24 of 32 zmm, 6 x 16 fill 12 of 16 ymm, and the rest holds inputs.
 pub(crate) const MAX_ROWS: usize = 6;
 
+/// Bytes of a cache line.
+pub(crate) const LINE: usize = 64;
+
 /// How weights lie in memory: panels of `columns` output channels, `[n / columns][depth / group][columns][group]`, with
 /// `depth` the `k` of the matrix rounded up to a multiple of `step`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,8 +72,10 @@ pub(crate) struct Strip {
     pub row_scale: *const f32,
     /// First panel; the others follow, `depth * LAYOUT.columns` bytes each.
     pub panels: *const i8,
-    /// Distance from a panel to weights that are needed soon and worth prefetching; 0 for none.
-    pub ahead: usize,
+    /// Weights that are needed soon and worth prefetching; need not be readable.
+    pub ahead: *const i8,
+    /// How many of their cache lines to prefetch for every 16 values of `k`.
+    pub lines_ahead: usize,
     /// Minus the sum over `k` of each channel, for whole panels.
     pub minus_column_sum: *const i32,
     /// Scale of each channel, for whole panels.
