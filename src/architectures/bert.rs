@@ -22,17 +22,18 @@ pub(super) fn describe(source: &Source<'_>) -> Result<Architecture, Architecture
 /// Names of a BERT encoder; RoBERTa uses the same ones under its own prefix.
 pub(super) fn encoder_names(source: &Source<'_>, prefix: &str) -> EncoderNames {
     let config = source.config;
-    let (hidden, intermediate) = (config.hidden_size, config.intermediate_size);
+    let hidden = config.hidden_size;
     let table = |name: &str, rows| TableName { weight: format!("{prefix}embeddings.{name}.weight"), rows };
     let types = config.type_vocab_size;
     let layer = |index: usize| {
         let module = |name: &str| format!("{prefix}encoder.layer.{index}.{name}");
-        let square = |name: &str| LinearNames::of(&module(name), hidden, hidden);
+        let (attention, intermediate) = source.widths(index);
+        let projection = |name: &str| LinearNames::of(&module(name), attention, hidden);
         LayerNames {
-            query: square("attention.self.query"),
-            key: square("attention.self.key"),
-            value: square("attention.self.value"),
-            attention_output: square("attention.output.dense"),
+            query: projection("attention.self.query"),
+            key: projection("attention.self.key"),
+            value: projection("attention.self.value"),
+            attention_output: LinearNames::of(&module("attention.output.dense"), hidden, attention),
             attention_norm: source.norm(&module("attention.output.LayerNorm")),
             ffn_up: LinearNames::of(&module("intermediate.dense"), intermediate, hidden),
             ffn_down: LinearNames::of(&module("output.dense"), hidden, intermediate),

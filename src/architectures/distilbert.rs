@@ -8,16 +8,17 @@ use super::{
 pub(super) fn describe(source: &Source<'_>) -> Result<Architecture, ArchitectureError> {
     let prefix = source.prefix("distilbert", "embeddings.word_embeddings.weight");
     let config = source.config;
-    let (hidden, intermediate, labels) = (config.hidden_size, config.intermediate_size, config.labels.len());
+    let (hidden, labels) = (config.hidden_size, config.labels.len());
     let table = |name: &str, rows| TableName { weight: format!("{prefix}embeddings.{name}.weight"), rows };
     let layer = |index: usize| {
         let module = |name: &str| format!("{prefix}transformer.layer.{index}.{name}");
-        let square = |name: &str| LinearNames::of(&module(name), hidden, hidden);
+        let (attention, intermediate) = source.widths(index);
+        let projection = |name: &str| LinearNames::of(&module(name), attention, hidden);
         LayerNames {
-            query: square("attention.q_lin"),
-            key: square("attention.k_lin"),
-            value: square("attention.v_lin"),
-            attention_output: square("attention.out_lin"),
+            query: projection("attention.q_lin"),
+            key: projection("attention.k_lin"),
+            value: projection("attention.v_lin"),
+            attention_output: LinearNames::of(&module("attention.out_lin"), hidden, attention),
             attention_norm: source.norm(&module("sa_layer_norm")),
             ffn_up: LinearNames::of(&module("ffn.lin1"), intermediate, hidden),
             ffn_down: LinearNames::of(&module("ffn.lin2"), hidden, intermediate),

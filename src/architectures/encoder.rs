@@ -26,12 +26,10 @@ pub struct EncoderSpec {
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Number of transformer blocks.
-    pub num_layers: usize,
-    /// Attention heads per block; divides `hidden_size`.
-    pub num_heads: usize,
-    /// Width of the feed-forward network.
-    pub intermediate_size: usize,
+    /// Width of one attention head.
+    pub head_dim: usize,
+    /// The transformer blocks, from the input to the output.
+    pub layers: Vec<LayerSpec>,
     /// Rows of the position table.
     pub max_positions: usize,
     /// Position id of the first token: 0, or `pad_token_id + 1` for RoBERTa.
@@ -44,10 +42,19 @@ pub struct EncoderSpec {
     pub layer_norm_eps: f32,
 }
 
+/// Sizes of one transformer block; all blocks are alike unless some were pruned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayerSpec {
+    /// Attention heads.
+    pub num_heads: usize,
+    /// Width of the feed-forward network.
+    pub intermediate_size: usize,
+}
+
 impl EncoderSpec {
-    /// Width of one attention head.
-    pub fn head_dim(&self) -> usize {
-        self.hidden_size / self.num_heads
+    /// Number of transformer blocks.
+    pub fn num_layers(&self) -> usize {
+        self.layers.len()
     }
 
     /// Longest sequence the position table allows, in tokens.

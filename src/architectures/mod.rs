@@ -11,10 +11,10 @@ mod names;
 mod ragged;
 mod roberta;
 
-use crate::checkpoint::ModelConfig;
+use crate::checkpoint::{LayerConfig, ModelConfig};
 
 pub use crate::checkpoint::{Pooling, ProblemType};
-pub use encoder::{Activation, Encoder, EncoderSpec, EncoderTeam, EncoderWorkspace};
+pub use encoder::{Activation, Encoder, EncoderSpec, EncoderTeam, EncoderWorkspace, LayerSpec};
 pub use head::{DenseActivation, DenseSpec, HeadSpec};
 pub use names::{EncoderNames, LayerNames, LinearNames, NormNames, TableName};
 pub use ragged::RaggedBatch;
@@ -87,6 +87,10 @@ pub fn trained_head(config: &ModelConfig) -> Option<HeadSpec> {
     Some(HeadSpec { value: head.value.clone(), ..spec })
 }
 
+fn layer_spec(layer: &LayerConfig) -> LayerSpec {
+    LayerSpec { num_heads: layer.heads.len(), intermediate_size: layer.intermediate_size }
+}
+
 impl Source<'_> {
     /// The prefix that a family's classes put before encoder weights, when this checkpoint has it.
     fn prefix(&self, family: &str, probe: &str) -> String {
@@ -104,9 +108,8 @@ impl Source<'_> {
             family: c.model_type.clone(),
             vocab_size: c.vocab_size,
             hidden_size: c.hidden_size,
-            num_layers: c.num_hidden_layers,
-            num_heads: c.num_attention_heads,
-            intermediate_size: c.intermediate_size,
+            head_dim: c.head_dim(),
+            layers: c.layers.iter().map(layer_spec).collect(),
             max_positions: c.max_position_embeddings,
             position_offset,
             type_vocab_size: c.type_vocab_size,
@@ -126,6 +129,12 @@ impl Source<'_> {
         let labels = self.config.labels.clone();
         let problem_type = self.config.problem_type.unwrap_or(ProblemType::SingleLabel);
         HeadSpec { pooling, layers, labels, problem_type, value: None }
+    }
+
+    /// Widths of attention and of the feed-forward network of a block.
+    fn widths(&self, layer: usize) -> (usize, usize) {
+        let layer = &self.config.layers[layer];
+        (layer.heads.len() * self.config.head_dim(), layer.intermediate_size)
     }
 
     fn norm(&self, module: &str) -> NormNames {

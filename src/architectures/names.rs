@@ -52,13 +52,13 @@ pub struct TableName {
 /// The weights of one transformer block.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LayerNames {
-    /// `[hidden, hidden]`.
+    /// `[heads * head_dim, hidden]`; as wide as `hidden` unless heads were pruned.
     pub query: LinearNames,
-    /// `[hidden, hidden]`.
+    /// `[heads * head_dim, hidden]`.
     pub key: LinearNames,
-    /// `[hidden, hidden]`.
+    /// `[heads * head_dim, hidden]`.
     pub value: LinearNames,
-    /// `[hidden, hidden]`.
+    /// `[hidden, heads * head_dim]`.
     pub attention_output: LinearNames,
     /// After the attention's residual.
     pub attention_norm: NormNames,

@@ -37,10 +37,22 @@ fn render(dir: &ModelDir) -> Option<String> {
         .as_ref()
         .and_then(|o| o.encoder.as_ref())
         .map_or(String::new(), |name| format!(" This folder holds the head; the encoder is in `../{name}`."));
+    let (all_heads, all_neurons) = (config.num_attention_heads, config.intermediate_size);
+    let layers = config.num_hidden_layers;
+    let heads: usize = config.layers.iter().map(|l| l.heads.len()).sum();
+    let neurons: usize = config.layers.iter().map(|l| l.intermediate_size).sum();
+    let pruned = match (heads, neurons) == (layers * all_heads, layers * all_neurons) {
+        true => String::new(),
+        false => format!(
+            " Pruned to {heads} of {} heads and {neurons} of {} feed-forward neurons.",
+            layers * all_heads,
+            layers * all_neurons
+        ),
+    };
     let _ = writeln!(
         card,
-        "{head}{} encoder: {} layers, {} wide, {} heads.{encoder}\n",
-        config.model_type, config.num_hidden_layers, config.hidden_size, config.num_attention_heads
+        "{head}{} encoder: {layers} layers, {} wide, {all_heads} heads.{pruned}{encoder}\n",
+        config.model_type, config.hidden_size
     );
     let recipe = &manifest.recipe;
     let _ = writeln!(card, "| | |\n| --- | --- |");

@@ -28,7 +28,7 @@ pub use manifest::{
     DEFAULT_THRESHOLD, LayerError, MANIFEST_FILE, MANIFEST_VERSION, QuantManifest, Recipe, Score, Source,
     update_manifest,
 };
-pub use model_config::{HeadConfig, ModelConfig, OctetConfig, Pooling, ProblemType};
+pub use model_config::{HeadConfig, LayerConfig, ModelConfig, OctetConfig, Pooling, ProblemType};
 pub use model_dir::ModelDir;
 pub(crate) use model_dir::shard_names;
 pub use quantization_config::{InputConfig, QuantizationConfig, QuantizationGroup};

@@ -57,6 +57,16 @@ pub struct HeadConfig {
     pub value: Option<String>,
 }
 
+/// Sizes of one block. Blocks are alike unless some were pruned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerConfig {
+    /// The attention heads that it has, by their number before pruning, in rising order; at least one.
+    pub heads: Vec<usize>,
+    /// Width of its feed-forward network, at least 1.
+    pub intermediate_size: usize,
+}
+
 /// A `config.json` whose values were checked. Names are those of BERT, whatever the family calls them in the file.
 #[derive(Clone, Debug)]
 pub struct ModelConfig {
@@ -68,10 +78,12 @@ pub struct ModelConfig {
     pub hidden_size: usize,
     /// Number of blocks, 1..=48.
     pub num_hidden_layers: usize,
-    /// Attention heads per block; divides `hidden_size`.
+    /// Attention heads per block before any were pruned; divides `hidden_size`.
     pub num_attention_heads: usize,
-    /// Width of the feed-forward network, 1..=65536.
+    /// Width of the feed-forward networks before neurons were pruned, 1..=65536.
     pub intermediate_size: usize,
+    /// What each block has, `[num_hidden_layers]`.
+    pub layers: Vec<LayerConfig>,
     /// Rows of the word embedding table, 1..=1,000,000.
     pub vocab_size: usize,
     /// Rows of the position table, 1..=65536.
@@ -111,6 +123,32 @@ impl ModelConfig {
         KeyNames::of(&self.model_type).num_hidden_layers
     }
 
+    /// Width of one attention head.
+    pub fn head_dim(&self) -> usize {
+        self.hidden_size / self.num_attention_heads
+    }
+
+    /// Writes the number of blocks and what each has into the JSON object of a `config.json`; nothing about heads and
+    /// neurons when all are there.
+    pub fn write_layers(&self, layers: &[LayerConfig], raw: &mut Map<String, Value>) {
+        for key in [PRUNED_HEADS, INTERMEDIATE_SIZES] {
+            raw.shift_remove(key);
+        }
+        raw.insert(self.layers_key().into(), layers.len().into());
+        let missing = |layer: &LayerConfig| -> Vec<usize> {
+            (0..self.num_attention_heads).filter(|head| !layer.heads.contains(head)).collect()
+        };
+        let pruned = layers.iter().map(missing).enumerate().filter(|(_, heads)| !heads.is_empty());
+        let pruned: Map<String, Value> = pruned.map(|(layer, heads)| (layer.to_string(), heads.into())).collect();
+        if !pruned.is_empty() {
+            raw.insert(PRUNED_HEADS.into(), pruned.into());
+        }
+        if layers.iter().any(|layer| layer.intermediate_size != self.intermediate_size) {
+            let sizes: Vec<usize> = layers.iter().map(|layer| layer.intermediate_size).collect();
+            raw.insert(INTERMEDIATE_SIZES.into(), sizes.into());
+        }
+    }
+
     /// [`ModelConfig::parse`] for JSON that is already parsed.
     ///
     /// # Errors
@@ -129,12 +167,18 @@ impl ModelConfig {
             return Err(file.bad(names.num_attention_heads, num_attention_heads.to_string(), allowed));
         }
         let vocab_size = file.integer("vocab_size", 1..=1_000_000, None)?;
+        let num_hidden_layers = file.integer(names.num_hidden_layers, 1..=48, None)?;
+        let intermediate_size = file.integer(names.intermediate_size, 1..=65_536, None)?;
+        let heads = file.heads(num_hidden_layers, num_attention_heads)?;
+        let inner = file.intermediate_sizes(num_hidden_layers, intermediate_size)?;
+        let layers = heads.into_iter().zip(inner);
         Ok(ModelConfig {
             architectures: file.strings("architectures")?,
             hidden_size,
-            num_hidden_layers: file.integer(names.num_hidden_layers, 1..=48, None)?,
+            num_hidden_layers,
             num_attention_heads,
-            intermediate_size: file.integer(names.intermediate_size, 1..=65_536, None)?,
+            intermediate_size,
+            layers: layers.map(|(heads, intermediate_size)| LayerConfig { heads, intermediate_size }).collect(),
             vocab_size,
             max_position_embeddings: file.integer("max_position_embeddings", 1..=65_536, None)?,
             type_vocab_size: file.integer("type_vocab_size", 0..=64, Some(names.default_type_vocab_size))?,
@@ -243,6 +287,11 @@ struct Fields<'a> {
     path: &'a Path,
 }
 
+/// `{layer: [heads]}`: heads that are gone, as Transformers up to version 4 writes and reads them.
+const PRUNED_HEADS: &str = "pruned_heads";
+/// `[width of each layer's feed-forward network]`: a key of Octet, for which no tool has one.
+const INTERMEDIATE_SIZES: &str = "intermediate_sizes";
+
 /// Most classes a head may have.
 const MAX_LABELS: usize = 10_000;
 
@@ -309,6 +358,43 @@ impl Fields<'_> {
                 Err(self.bad("problem_type", format!("\"{found}\""), allowed.into()))
             }
         }
+    }
+
+    /// The heads of each block that are not among its `pruned_heads`.
+    fn heads(&self, layers: usize, heads: usize) -> Result<Vec<Vec<usize>>, CheckpointError> {
+        let mut left = vec![(0..heads).collect::<Vec<_>>(); layers];
+        let Some(value) = self.get(PRUNED_HEADS) else { return Ok(left) };
+        for (layer, pruned) in self.object(PRUNED_HEADS, value)? {
+            let numbers = pruned.as_array().and_then(|list| list.iter().map(Value::as_u64).collect::<Option<Vec<_>>>());
+            match (layer.parse().ok().and_then(|layer: usize| left.get_mut(layer)), numbers) {
+                (Some(left), Some(numbers)) if numbers.iter().all(|head| *head < heads as u64) => {
+                    left.retain(|head| !numbers.contains(&(*head as u64)));
+                }
+                _ => {
+                    let (last, allowed) = (layers - 1, format!("lists of heads from 0 to {}", heads - 1));
+                    let found = format!("{{\"{layer}\": {}}}", shown(pruned));
+                    return Err(self.bad(PRUNED_HEADS, found, format!("for layers from 0 to {last} {allowed}")));
+                }
+            }
+        }
+        match left.iter().position(Vec::is_empty) {
+            Some(layer) => {
+                let found = format!("all heads of layer {layer}");
+                Err(self.bad(PRUNED_HEADS, found, "lists that leave each layer at least one head".into()))
+            }
+            None => Ok(left),
+        }
+    }
+
+    /// The width of each block's feed-forward network.
+    fn intermediate_sizes(&self, layers: usize, widest: usize) -> Result<Vec<usize>, CheckpointError> {
+        let Some(value) = self.get(INTERMEDIATE_SIZES) else { return Ok(vec![widest; layers]) };
+        let size = |v: &Value| v.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=widest).contains(n));
+        let sizes: Option<Vec<usize>> = value.as_array().and_then(|list| list.iter().map(size).collect());
+        sizes.filter(|sizes| sizes.len() == layers).ok_or_else(|| {
+            let allowed = format!("a list of {layers} whole numbers from 1 to {widest}, one for each layer");
+            self.bad(INTERMEDIATE_SIZES, shown(value), allowed)
+        })
     }
 
     /// Class names from `id2label`, or from `label2id`, or numbered.

@@ -66,7 +66,8 @@ impl ModelDir {
         let sizes = |c: &ModelConfig| {
             [c.hidden_size, c.num_hidden_layers, c.num_attention_heads, c.intermediate_size, c.vocab_size]
         };
-        if config.model_type != encoder.config.model_type || sizes(&config) != sizes(&encoder.config) {
+        let same = sizes(&config) == sizes(&encoder.config) && config.layers == encoder.config.layers;
+        if config.model_type != encoder.config.model_type || !same {
             let reason = format!("its sizes differ from those of its encoder, {}", encoder.path.display());
             return Err(CheckpointError::invalid(&path.join("config.json"), reason));
         }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::architectures::{self, Architecture, EncoderNames};
+use crate::architectures::{self, Architecture, EncoderNames, EncoderSpec, LayerSpec};
 use crate::checkpoint::{ModelDir, Weights};
 
 use super::table::{Table, megabytes};
@@ -33,8 +33,11 @@ pub(super) fn run(args: InspectArgs, common: &Common) -> anyhow::Result<()> {
     println!("{}", dir.path().display());
     let mut facts = vec![
         ("family", spec.family.clone()),
-        ("layers", format!("{} of {} wide, {} heads", spec.num_layers, spec.hidden_size, spec.num_heads)),
-        ("feed-forward", format!("{} wide, {:?}", spec.intermediate_size, spec.activation)),
+        (
+            "layers",
+            format!("{} of {} wide, {} heads", spec.num_layers(), spec.hidden_size, sizes(&spec, |l| l.num_heads)),
+        ),
+        ("feed-forward", format!("{} wide, {:?}", sizes(&spec, |l| l.intermediate_size), spec.activation)),
         ("vocabulary", format!("{} ids, {} positions", spec.vocab_size, spec.max_tokens())),
         ("digest", dir.digest().to_string()),
         ("weight files", megabytes(dir.weight_bytes())),
@@ -115,6 +118,15 @@ pub(super) fn run(args: InspectArgs, common: &Common) -> anyhow::Result<()> {
         println!("{table}");
     }
     Ok(())
+}
+
+/// One size of the layers; that of each when they differ.
+fn sizes(spec: &EncoderSpec, size: impl Fn(&LayerSpec) -> usize) -> String {
+    let mut sizes: Vec<String> = spec.layers.iter().map(|layer| size(layer).to_string()).collect();
+    if sizes.windows(2).all(|w| w[0] == w[1]) {
+        sizes.truncate(1);
+    }
+    sizes.join(", ")
 }
 
 /// Scheme, bits of a weight and bytes of each table and matrix, scales and zero points included.

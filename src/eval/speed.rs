@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use crate::architectures::{Encoder, EncoderSpec, RaggedBatch};
+use crate::architectures::{Encoder, EncoderSpec, LayerSpec, RaggedBatch};
 use crate::kernels::Kernels;
 use crate::text::{Tokenizer, TokenizerError};
 
@@ -14,13 +14,17 @@ const PEAK_STEPS: u32 = 32_768;
 /// Texts that a thread tokenizes before it takes the next ones.
 const TEXTS_TAKEN: usize = 32;
 
-/// Multiply-adds that a batch costs by the sizes of the model: the linear layers, and `2 T hidden` per layer for the
-/// attention of each token of a sequence of `T`. Embeddings, norms and the like are not counted.
+/// Multiply-adds that a batch costs by the sizes of the model: the linear layers, and `2 T heads head_dim` per layer for
+/// the attention of each token of a sequence of `T`. Embeddings, norms and the like are not counted.
 pub fn macs(spec: &EncoderSpec, batch: &RaggedBatch) -> u64 {
-    let (hidden, inner) = (spec.hidden_size as u64, spec.intermediate_size as u64);
-    let linear = 4 * hidden * hidden + 2 * hidden * inner;
-    let of_sequence = |tokens: u64| tokens * (linear + 2 * tokens * hidden);
-    spec.num_layers as u64 * batch.ranges().map(|r| of_sequence(r.len() as u64)).sum::<u64>()
+    let hidden = spec.hidden_size as u64;
+    let of_layer = |layer: &LayerSpec| {
+        let (attention, inner) = ((layer.num_heads * spec.head_dim) as u64, layer.intermediate_size as u64);
+        let linear = 4 * hidden * attention + 2 * hidden * inner;
+        let of_sequence = |tokens: u64| tokens * (linear + 2 * tokens * attention);
+        batch.ranges().map(|r| of_sequence(r.len() as u64)).sum::<u64>()
+    };
+    spec.layers.iter().map(of_layer).sum()
 }
 
 /// Multiply-adds a second of the kernels' instruction on `threads` threads at once, operands in registers: the sum of
@@ -218,13 +222,12 @@ mod tests {
     /// all-MiniLM-L6-v2: 10,616,832 multiply-adds a token in the linear layers, 4,608 T for attention.
     #[test]
     fn multiply_adds_are_those_of_the_model() {
-        let spec = EncoderSpec {
+        let mut spec = EncoderSpec {
             family: "bert".into(),
             vocab_size: 30_522,
             hidden_size: 384,
-            num_layers: 6,
-            num_heads: 12,
-            intermediate_size: 1536,
+            head_dim: 32,
+            layers: vec![LayerSpec { num_heads: 12, intermediate_size: 1536 }; 6],
             max_positions: 512,
             position_offset: 0,
             type_vocab_size: 2,
@@ -233,6 +236,8 @@ mod tests {
         };
         assert_eq!(macs(&spec, &batch(&[16])), 16 * (10_616_832 + 4_608 * 16));
         assert_eq!(macs(&spec, &batch(&[16, 3])), 19 * 10_616_832 + 4_608 * (16 * 16 + 3 * 3));
+        spec.layers = vec![LayerSpec { num_heads: 3, intermediate_size: 32 }];
+        assert_eq!(macs(&spec, &batch(&[16])), 16 * (4 * 384 * 96 + 2 * 384 * 32 + 2 * 96 * 16));
     }
 
     #[test]

@@ -143,11 +143,11 @@ impl Encoder {
         let differs = |what: &str, graph: String, config: String| {
             Err(format!("the graph has {what} {graph}, config.json says {config}; give the config.json of this model"))
         };
-        if roles.layers.len() != spec.num_layers {
-            return differs("layers:", roles.layers.len().to_string(), spec.num_layers.to_string());
+        if roles.layers.len() != spec.num_layers() {
+            return differs("layers:", roles.layers.len().to_string(), spec.num_layers().to_string());
         }
-        if let Some(width) = roles.head_width.filter(|width| *width != spec.head_dim()) {
-            return differs("heads of width", width.to_string(), spec.head_dim().to_string());
+        if let Some(width) = roles.head_width.filter(|width| *width != spec.head_dim) {
+            return differs("heads of width", width.to_string(), spec.head_dim.to_string());
         }
         if (roles.epsilon - spec.layer_norm_eps).abs() > 1e-3 * spec.layer_norm_eps {
             return differs("layer_norm_eps", roles.epsilon.to_string(), spec.layer_norm_eps.to_string());

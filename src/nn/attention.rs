@@ -18,7 +18,8 @@ pub struct SelfAttention {
     key: Linear,
     value: Linear,
     output: Linear,
-    num_heads: usize,
+    /// Width of one head; the number of heads is as many as the queries are wide.
+    head_dim: usize,
     /// What attention runs on; none for f32.
     kernels: Option<Kernels>,
 }
@@ -38,7 +39,7 @@ impl SelfAttention {
             key: parameters.linear(&names.key)?,
             value: parameters.linear(&names.value)?,
             output: parameters.linear(&names.attention_output)?,
-            num_heads: spec.num_heads,
+            head_dim: spec.head_dim,
             kernels: parameters.kernels(),
         })
     }
@@ -46,6 +47,14 @@ impl SelfAttention {
     /// Whether a matrix product is quantized.
     pub fn is_quantized(&self) -> bool {
         [&self.query, &self.key, &self.value, &self.output].into_iter().any(Linear::is_quantized)
+    }
+
+    /// The matrix of queries, keys, values or the output projection, counted in this order.
+    ///
+    /// # Panics
+    /// When `index` is above 3.
+    pub fn matrix(&self, index: usize) -> &Linear {
+        [&self.query, &self.key, &self.value, &self.output][index]
     }
 
     /// Puts another matrix in the place of queries, keys, values or the output projection, counted in this order.
@@ -56,7 +65,7 @@ impl SelfAttention {
         *[&mut self.query, &mut self.key, &mut self.value, &mut self.output][index] = linear;
     }
 
-    /// What the output projection gets, `[tokens, hidden]` → `[tokens, hidden]`; every token sees every token of its
+    /// What the output projection gets, `[tokens, hidden]` → `[tokens, heads * head_dim]`; every token sees every token of its
     /// sequence. `starts` is where each sequence starts, and the total; `dropout` drops of the attention weights.
     /// Attention runs on kernels, as in the executor that serves, when the parameters said so, or when queries, keys and
     /// values all come from quantized products; then nothing is dropped.
@@ -70,16 +79,17 @@ impl SelfAttention {
             query.filter(|_| key.is_some() && value.is_some())
         };
         if let Some(kernels) = self.kernels.or_else(of_products) {
-            let attention = Int8Attention { kernels, num_heads: self.num_heads };
+            let attention = Int8Attention { kernels, head_dim: self.head_dim };
             let joined = Tensor::cat(&parts, 1)?.contiguous()?;
             let sequence = |w: &[usize]| joined.narrow(0, w[0], w[1] - w[0])?.apply_op1(attention);
             return Tensor::cat(&starts.windows(2).map(sequence).collect::<Result<Vec<_>>>()?, 0);
         }
         let [query, key, value] = &parts;
-        Attention { starts: starts.clone(), num_heads: self.num_heads, dropout }.forward(query, key, value)
+        let num_heads = query.dim(1)? / self.head_dim;
+        Attention { starts: starts.clone(), num_heads, dropout }.forward(query, key, value)
     }
 
-    /// The output projection of the context, `[tokens, hidden]` → `[tokens, hidden]`.
+    /// The output projection of the context, `[tokens, heads * head_dim]` → `[tokens, hidden]`.
     ///
     /// # Errors
     /// When the width differs.

@@ -114,6 +114,20 @@ impl CandleEncoder {
         self.layers.len()
     }
 
+    /// Matrix `index` of a block, counted as in [`LayerNames::linears`](crate::architectures::LayerNames::linears).
+    ///
+    /// # Panics
+    /// When there is no such block or matrix.
+    pub fn linear(&self, layer: usize, index: usize) -> &Linear {
+        let block = &self.layers[layer];
+        match index {
+            0..=3 => block.attention.matrix(index),
+            4 => &block.ffn_up,
+            5 => &block.ffn_down,
+            _ => panic!("a block has six matrices, there is no matrix {index}"),
+        }
+    }
+
     /// The same encoder with matrix `index` of a block replaced, counted as in
     /// [`LayerNames::linears`](crate::architectures::LayerNames::linears). Everything else is shared.
     ///

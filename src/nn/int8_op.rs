@@ -48,14 +48,14 @@ impl CustomOp1 for Int8Linear {
     }
 }
 
-/// Attention of one sequence over our kernels, `[tokens, 3 hidden]` → `[tokens, hidden]`, as [`Kernels::attention`]
+/// Attention of one sequence over our kernels, `[tokens, 3 width]` → `[tokens, width]` with all heads in `width`, as [`Kernels::attention`]
 /// defines; no gradient.
 #[derive(Clone, Copy, Debug)]
 pub struct Int8Attention {
     /// What it runs on.
     pub kernels: Kernels,
-    /// Heads; divides `hidden`.
-    pub num_heads: usize,
+    /// Width of one head; divides `width`.
+    pub head_dim: usize,
 }
 
 impl CustomOp1 for Int8Attention {
@@ -66,11 +66,11 @@ impl CustomOp1 for Int8Attention {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (tokens, width) = layout.shape().dims2()?;
         let qkv = contiguous(storage, layout, "int8-attention")?;
-        let hidden = width / 3;
-        let mut out = vec![0.0f32; tokens * hidden];
+        let width = width / 3;
+        let mut out = vec![0.0f32; tokens * width];
         let mut scratch = AttentionScratch::new();
-        self.kernels.attention(qkv, &[qkv], self.num_heads, hidden / self.num_heads, &mut scratch, &mut out);
-        Ok((CpuStorage::F32(out), Shape::from((tokens, hidden))))
+        self.kernels.attention(qkv, &[qkv], width / self.head_dim, self.head_dim, &mut scratch, &mut out);
+        Ok((CpuStorage::F32(out), Shape::from((tokens, width))))
     }
 }
 

@@ -91,6 +91,21 @@ impl Linear {
         }
     }
 
+    /// The same kind of layer with another weight, `[outputs, inputs]`, and bias, `[outputs]`, that are f32.
+    ///
+    /// # Panics
+    /// When this one multiplies packed integers, which are not f32.
+    pub fn with_values(&self, weight: Tensor, bias: Tensor) -> Self {
+        let mut linear = self.clone();
+        match &mut linear {
+            Linear::Float { weight: w, bias: b }
+            | Linear::FakeQuantized { weight: w, bias: b, .. }
+            | Linear::Rounded { weight: w, bias: b, .. } => (*w, *b) = (weight, bias),
+            Linear::Int8(_) => panic!("a layer of packed integers has no f32 weight"),
+        }
+        linear
+    }
+
     /// Whether the product runs with rounded inputs and weights.
     pub fn is_quantized(&self) -> bool {
         !matches!(self, Linear::Float { .. } | Linear::FakeQuantized { .. })

@@ -5,7 +5,8 @@ use std::convert::Infallible;
 use candle_core::{Device, Tensor, Var};
 
 use crate::architectures::{
-    Activation, Encoder, EncoderNames, EncoderSpec, LayerNames, LinearNames, NormNames, RaggedBatch, TableName,
+    Activation, Encoder, EncoderNames, EncoderSpec, LayerNames, LayerSpec, LinearNames, NormNames, RaggedBatch,
+    TableName,
 };
 use crate::checkpoint;
 use crate::kernels::Kernels;
@@ -18,9 +19,8 @@ fn spec() -> EncoderSpec {
         family: "bert".into(),
         vocab_size: 20,
         hidden_size: 12,
-        num_layers: 2,
-        num_heads: 3,
-        intermediate_size: 20,
+        head_dim: 4,
+        layers: vec![LayerSpec { num_heads: 3, intermediate_size: 20 }; 2],
         max_positions: 16,
         position_offset: 2,
         type_vocab_size: 2,
@@ -30,25 +30,28 @@ fn spec() -> EncoderSpec {
 }
 
 fn names(spec: &EncoderSpec) -> EncoderNames {
-    let (hidden, inner) = (spec.hidden_size, spec.intermediate_size);
+    let hidden = spec.hidden_size;
     let table = |name: &str, rows| TableName { weight: name.into(), rows };
     let norm = |name: String| NormNames { weight: format!("{name}.weight"), bias: format!("{name}.bias") };
-    let layer = |i| LayerNames {
-        query: LinearNames::of(&format!("{i}.query"), hidden, hidden),
-        key: LinearNames::of(&format!("{i}.key"), hidden, hidden),
-        value: LinearNames::of(&format!("{i}.value"), hidden, hidden),
-        attention_output: LinearNames::of(&format!("{i}.attention_output"), hidden, hidden),
-        attention_norm: norm(format!("{i}.attention_norm")),
-        ffn_up: LinearNames::of(&format!("{i}.ffn_up"), inner, hidden),
-        ffn_down: LinearNames::of(&format!("{i}.ffn_down"), hidden, inner),
-        output_norm: norm(format!("{i}.output_norm")),
+    let layer = |(i, layer): (usize, &LayerSpec)| {
+        let (attention, inner) = (layer.num_heads * spec.head_dim, layer.intermediate_size);
+        LayerNames {
+            query: LinearNames::of(&format!("{i}.query"), attention, hidden),
+            key: LinearNames::of(&format!("{i}.key"), attention, hidden),
+            value: LinearNames::of(&format!("{i}.value"), attention, hidden),
+            attention_output: LinearNames::of(&format!("{i}.attention_output"), hidden, attention),
+            attention_norm: norm(format!("{i}.attention_norm")),
+            ffn_up: LinearNames::of(&format!("{i}.ffn_up"), inner, hidden),
+            ffn_down: LinearNames::of(&format!("{i}.ffn_down"), hidden, inner),
+            output_norm: norm(format!("{i}.output_norm")),
+        }
     };
     EncoderNames {
         word_embeddings: table("word", spec.vocab_size),
         position_embeddings: table("position", spec.max_positions),
         token_type_embeddings: Some(table("token_type", spec.type_vocab_size)),
         embedding_norm: norm("embedding_norm".into()),
-        layers: (0..spec.num_layers).map(layer).collect(),
+        layers: spec.layers.iter().enumerate().map(layer).collect(),
     }
 }
 
@@ -119,6 +122,10 @@ fn every_parameter_gets_a_gradient() {
 fn gradients_agree_with_finite_differences() {
     let (encoder, variables) = model(&spec(), 1);
     check_gradients(&encoder, &variables, loss);
+    let sizes = [(1, 7), (2, 20)];
+    let layers = sizes.map(|(num_heads, intermediate_size)| LayerSpec { num_heads, intermediate_size }).to_vec();
+    let (pruned, variables) = model(&EncoderSpec { layers, ..spec() }, 1);
+    check_gradients(&pruned, &variables, loss);
 }
 
 /// Compares the slope of the loss along a random direction of each variable with its gradient.

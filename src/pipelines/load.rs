@@ -198,7 +198,7 @@ impl Loader {
                 let embeddings = (rows + 2) * spec.hidden_size;
                 let layer: usize =
                     names.layers.iter().flat_map(|l| l.linears()).map(|l| l.outputs * (l.inputs + 1)).sum();
-                let norms = spec.num_layers * 4 * spec.hidden_size;
+                let norms = spec.num_layers() * 4 * spec.hidden_size;
                 let sizes = vec![
                     size("embeddings", "f32", 4 * embeddings as u64),
                     size("encoder", "f32", 4 * (layer + norms) as u64),

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::architectures::{
-    Activation, Encoder, EncoderNames, EncoderSpec, EncoderTeam, EncoderWorkspace, LayerNames, RaggedBatch,
+    Activation, Encoder, EncoderNames, EncoderSpec, EncoderTeam, EncoderWorkspace, LayerNames, LayerSpec, RaggedBatch,
 };
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::kernels::affine::Inputs;
@@ -30,7 +30,8 @@ pub struct Int8Encoder {
 }
 
 struct Layer {
-    /// Query, key and value projections as one matrix, `[3 hidden, hidden]`.
+    sizes: LayerSpec,
+    /// Query, key and value projections as one matrix, `[3 heads * head_dim, hidden]`.
     qkv: Matrix,
     attention_output: Matrix,
     attention_norm: Norm,
@@ -65,7 +66,8 @@ impl Int8Encoder {
         kernels: Kernels,
     ) -> Result<Self, CheckpointError> {
         let embeddings = Embeddings::load(&spec, names, weights)?;
-        let layers = names.layers.iter().map(|names| Layer::load(&spec, names, weights, kernels));
+        let layers = spec.layers.iter().zip(&names.layers);
+        let layers = layers.map(|(sizes, names)| Layer::load(&spec, *sizes, names, weights, kernels));
         let layers = layers.collect::<Result<_, _>>()?;
         Ok(Int8Encoder { spec, kernels, embeddings, layers })
     }
@@ -100,13 +102,14 @@ impl Int8Encoder {
             self.embeddings.lookup(batch, sequence, 0..rows.len(), out);
         }
         self.run_layers(hidden.as_mut_slice(), w, |_, layer, hidden, w| {
-            let tokens = hidden.len() / width;
+            let (tokens, width) = (hidden.len() / width, self.attention_width(layer));
             let qkv = sized(&mut w.qkv, tokens * 3 * width);
             layer.qkv.product(self.kernels, hidden, &w.hidden_q, &mut w.matrix, qkv);
             let context = sized(&mut w.context, tokens * width);
             for rows in sequences.clone().map(rows) {
                 let own = &qkv[rows.start * 3 * width..rows.end * 3 * width];
-                self.attend(own, &[own], &mut w.attention, &mut context[rows.start * width..rows.end * width]);
+                let context = &mut context[rows.start * width..rows.end * width];
+                self.attend(layer, own, &[own], &mut w.attention, context);
             }
         });
         out.copy_from_slice(hidden.as_slice());
@@ -120,13 +123,14 @@ impl Int8Encoder {
         let mut hidden = std::mem::take(&mut w.hidden);
         self.embeddings.lookup(batch, 0, rows.clone(), sized(&mut hidden, rows.len() * width));
         self.run_layers(hidden.as_mut_slice(), w, |index, layer, hidden, w| {
+            let width = self.attention_width(layer);
             team.publish(index, member, |slot| {
                 let qkv = sized(slot, rows.len() * 3 * width);
                 layer.qkv.product(self.kernels, hidden, &w.hidden_q, &mut w.matrix, qkv);
             });
             team.wait();
             let context = sized(&mut w.context, rows.len() * width);
-            team.read(index, |sequence| self.attend(sequence[member], sequence, &mut w.attention, context));
+            team.read(index, |sequence| self.attend(layer, sequence[member], sequence, &mut w.attention, context));
         });
         team.publish(self.layers.len(), member, |slot| {
             sized(slot, hidden.as_slice().len()).copy_from_slice(hidden.as_slice());
@@ -171,10 +175,10 @@ impl Int8Encoder {
         }
     }
 
-    /// The rows of the activation of `inner` as `next` wants its inputs; `inner` itself becomes it unless `next` finds the
-    /// scale of each row, and needs nothing but integers.
-    fn activate(&self, inner: &mut [f32], next: &Matrix, rows: &mut QuantizedRows) {
-        let (activation, k) = (activation(&self.spec), self.spec.intermediate_size);
+    /// The rows of the activation of `inner`, `k` wide, as `next` wants its inputs; `inner` itself becomes it unless `next`
+    /// finds the scale of each row, and needs nothing but integers.
+    fn activate(&self, inner: &mut [f32], k: usize, next: &Matrix, rows: &mut QuantizedRows) {
+        let activation = activation(&self.spec);
         match next.inputs() {
             Inputs::Dynamic => self.kernels.activate_quantize(activation, inner, k, rows),
             inputs => {
@@ -184,25 +188,38 @@ impl Int8Encoder {
         }
     }
 
-    fn attend(&self, queries: &[f32], sequence: &[&[f32]], scratch: &mut AttentionScratch, context: &mut [f32]) {
-        self.kernels.attention(queries, sequence, self.spec.num_heads, self.spec.head_dim(), scratch, context);
+    /// Width of what attention gives: all heads of a layer.
+    fn attention_width(&self, layer: &Layer) -> usize {
+        layer.sizes.num_heads * self.spec.head_dim
+    }
+
+    fn attend(
+        &self,
+        layer: &Layer,
+        queries: &[f32],
+        sequence: &[&[f32]],
+        scratch: &mut AttentionScratch,
+        context: &mut [f32],
+    ) {
+        self.kernels.attention(queries, sequence, layer.sizes.num_heads, self.spec.head_dim, scratch, context);
     }
 
     /// `hidden = norm2(h + ffn(h))` with `h = norm1(hidden + projection(context))`, a block of rows at a time.
     fn after_attention(&self, layer: &Layer, hidden: &mut [f32], w: &mut Workspace) {
-        let (width, inner_width) = (self.spec.hidden_size, self.spec.intermediate_size);
-        let context = &w.context.as_slice()[..hidden.len()];
-        let blocks = hidden.chunks_mut(BLOCK_ROWS * width).zip(context.chunks(BLOCK_ROWS * width));
+        let (width, inner_width) = (self.spec.hidden_size, layer.sizes.intermediate_size);
+        let context_width = self.attention_width(layer);
+        let context = &w.context.as_slice()[..hidden.len() / width * context_width];
+        let blocks = hidden.chunks_mut(BLOCK_ROWS * width).zip(context.chunks(BLOCK_ROWS * context_width));
         for (hidden, context) in blocks {
             let rows = hidden.len() / width;
             let projected = sized(&mut w.projected, rows * width);
             let (block_q, scratch) = (&mut w.block_q, &mut w.matrix);
-            quantize(self.kernels, layer.attention_output.inputs(), context, width, block_q);
+            quantize(self.kernels, layer.attention_output.inputs(), context, context_width, block_q);
             layer.attention_output.product(self.kernels, context, block_q, scratch, projected);
             self.add_norm(layer.attention_norm.get(), projected, hidden, &layer.ffn_up, block_q);
             let inner = sized(&mut w.inner, rows * inner_width);
             layer.ffn_up.product(self.kernels, hidden, block_q, scratch, inner);
-            self.activate(inner, &layer.ffn_down, block_q);
+            self.activate(inner, inner_width, &layer.ffn_down, block_q);
             layer.ffn_down.product(self.kernels, inner, block_q, scratch, projected);
             self.kernels.add_layer_norm(layer.output_norm.get(), projected, hidden);
         }
@@ -263,11 +280,13 @@ fn own(workspace: &mut EncoderWorkspace) -> &mut Workspace {
 impl Layer {
     fn load(
         spec: &EncoderSpec,
+        sizes: LayerSpec,
         names: &LayerNames,
         weights: &mut Weights,
         kernels: Kernels,
     ) -> Result<Self, CheckpointError> {
         Ok(Layer {
+            sizes,
             qkv: Matrix::load(kernels, weights, &[&names.query, &names.key, &names.value])?,
             attention_output: Matrix::load(kernels, weights, &[&names.attention_output])?,
             attention_norm: Norm::load(&names.attention_norm, spec, weights)?,

@@ -11,9 +11,9 @@ pub struct Workspace {
     pub(super) hidden: AlignedVec<f32>,
     /// Hidden states of the chunk in integers, `[tokens, hidden]`.
     pub(super) hidden_q: QuantizedRows,
-    /// Queries, keys and values, `[tokens, 3 hidden]`.
+    /// Queries, keys and values, `[tokens, 3 heads * head_dim]`.
     pub(super) qkv: AlignedVec<f32>,
-    /// Attention output, `[tokens, hidden]`.
+    /// Attention output, `[tokens, heads * head_dim]`.
     pub(super) context: AlignedVec<f32>,
     /// Scores and the like.
     pub(super) attention: AttentionScratch,

@@ -1,22 +1,24 @@
 //! The training loop.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
+use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
 use crate::architectures::ProblemType;
-use crate::checkpoint;
+use crate::checkpoint::{self, LayerConfig};
 use crate::nn::Dropout;
 use crate::pipelines::softmax_temperature;
 
 use super::dataset::Item;
-use super::network::Outputs;
+use super::network::{Outputs, Variable};
 use super::objective::loss;
-use super::optimizer::{AdamW, Gradient, Step};
+use super::optimizer::{AdamW, Gradient, Moments, Step};
+use super::prune::{Importance, zero_smallest};
 use super::state::{Position, State};
 use super::{
     Dataset, DevScores, EpochRecord, FineTuneSettings, History, Network, StepRecord, Task, Teacher, TrainError,
@@ -39,6 +41,8 @@ pub enum Event<'a> {
 pub struct FineTuned {
     /// Encoder and head at the best epoch, by name.
     pub tensors: BTreeMap<String, checkpoint::Tensor>,
+    /// The heads and neurons of each block that are left.
+    pub layers: Vec<LayerConfig>,
     /// Which epoch that was, from 1.
     pub epoch: usize,
     /// Its scores.
@@ -67,7 +71,7 @@ pub struct Lesson<'a> {
 }
 
 /// Trains `network` until dev has not got better for `patience` epochs, or all epochs are done; keeps the weights of
-/// the best epoch. After each epoch the state is written to `checkpoints`, and a run that finds one there goes on from
+/// the best epoch, after pruning when there is some. After each epoch the state is written to `checkpoints`, and a run that finds one there goes on from
 /// it, by bits as if it had never stopped. Runs on the rayon pool it is called in.
 ///
 /// # Errors
@@ -97,10 +101,10 @@ pub fn fine_tune(
         }
         let train_loss = (losses.iter().sum::<f64>() / losses.len() as f64) as f32;
         let record = EpochRecord { epoch: epoch + 1, train_loss, dev: run.score(dev)?.0 };
-        let best = run.keep_if_best(record)?;
+        let best = run.keep_if_best(record, steps)?;
         progress(Event::Epoch { record, best, history: &run.position.history });
         if let Some(folder) = checkpoints {
-            run.state()?.write(folder, network)?;
+            run.state()?.write(folder, &run.network)?;
         }
     }
     run.finish(dev)
@@ -114,7 +118,11 @@ fn order(examples: usize, seed: u64, epoch: usize) -> Vec<usize> {
 }
 
 struct Run<'a> {
-    network: &'a Network,
+    /// Shares its variables with the caller's until some of it is pruned.
+    network: Network,
+    /// Heads and neurons before pruning.
+    whole: [usize; 2],
+    importance: Importance,
     lesson: Lesson<'a>,
     settings: &'a FineTuneSettings,
     optimizer: AdamW,
@@ -131,19 +139,24 @@ impl<'a> Run<'a> {
             settings: settings.clone(),
             examples: lesson.train.len(),
             scale: lesson.scale,
+            layers: network.layers().to_vec(),
             history: History::default(),
         };
         let optimizer = AdamW::new(network.variables().iter().map(|v| v.var.elem_count()));
-        Run { network, lesson, settings, optimizer, position, best: None }
+        let importance = if settings.prunes_structures() { Importance::new(network) } else { Importance::default() };
+        let heads = network.layers().iter().map(|layer| layer.heads.len()).sum();
+        let neurons = network.layers().iter().map(|layer| layer.intermediate_size).sum();
+        let (network, whole) = (network.clone(), [heads, neurons]);
+        Run { network, whole, importance, lesson, settings, optimizer, position, best: None }
     }
 
     /// Goes on from a checkpoint, when there is one.
     fn take_up(&mut self, folder: &Path) -> Result<(), TrainError> {
-        let Some(state) = State::read(folder, self.network)? else { return Ok(()) };
+        let Some(state) = State::read(folder, &mut self.network)? else { return Ok(()) };
         state.check(folder, self.settings, self.position.examples)?;
         self.network.restore(&state.weights)?;
         self.optimizer.set_state(state.position.optimizer_steps, state.moments);
-        (self.position, self.best) = (state.position, state.best);
+        (self.position, self.best, self.importance) = (state.position, state.best, state.importance);
         Ok(())
     }
 
@@ -154,6 +167,7 @@ impl<'a> Run<'a> {
             weights: self.network.snapshot()?,
             moments: moments.to_vec(),
             best: self.best.clone(),
+            importance: self.importance.clone(),
         })
     }
 
@@ -166,6 +180,7 @@ impl<'a> Run<'a> {
     /// One step on the chosen examples.
     fn step(&mut self, train: &Dataset, chosen: &[usize], steps: usize) -> Result<StepRecord, TrainError> {
         let step = self.position.step;
+        self.prune(step, steps)?;
         let dropout = Dropout::new(self.settings.dropout as f32, self.settings.seed).at(step as u64);
         let batch = train.batch(chosen);
         let outputs = self.network.forward(&batch, dropout)?;
@@ -179,6 +194,9 @@ impl<'a> Run<'a> {
         let value = loss.to_scalar::<f32>()?;
         let gradients = loss.backward()?;
         drop(loss);
+        if self.settings.prunes_structures() && self.settings.pruned(step, steps) < 1.0 {
+            self.importance.observe(&self.network, &gradients)?;
+        }
         let schedule = self.settings.schedule(step, steps);
         let norm = self.update(&outputs, &gradients, schedule)?;
         if !value.is_finite() || !norm.is_finite() {
@@ -191,9 +209,48 @@ impl<'a> Run<'a> {
         Ok(record)
     }
 
+    /// Takes out what is due before a step: heads and neurons with their moments, and single weights.
+    fn prune(&mut self, step: usize, steps: usize) -> Result<(), TrainError> {
+        let settings = self.settings;
+        let done = settings.pruned(step, steps);
+        let before = if step == 0 { 0.0 } else { settings.pruned(step - 1, steps) };
+        if !settings.prunes() || done <= before {
+            return Ok(());
+        }
+        if settings.prunes_structures() {
+            let left = |share: f64, whole: usize| whole - (share * done * whole as f64).round() as usize;
+            let [heads, neurons] = self.whole;
+            let kept = self.importance.keep(left(settings.prune_heads, heads), left(settings.prune_ffn, neurons));
+            let cuts = self.network.prune(&kept)?;
+            self.importance.cut(&kept);
+            self.position.layers = self.network.layers().to_vec();
+            let (steps, moments) = self.optimizer.state();
+            let mut moments = moments.to_vec();
+            for cut in cuts {
+                let Moments { first, second } = &mut moments[cut.variable];
+                (*first, *second) = (cut.apply(first), cut.apply(second));
+            }
+            self.optimizer.set_state(steps, moments);
+        }
+        if settings.prune_magnitude > 0.0 {
+            for variable in self.network.matrices() {
+                let var = &self.network.variables()[variable].var;
+                let mut values = var.flatten_all()?.to_vec1::<f32>()?;
+                zero_smallest(&mut values, settings.prune_magnitude * done);
+                var.set(&Tensor::from_vec(values, var.shape(), var.device())?)?;
+            }
+        }
+        Ok(())
+    }
+
     fn update(&mut self, outputs: &Outputs, gradients: &GradStore, schedule: f64) -> Result<f64, TrainError> {
         let missing = |name: &str| candle_core::Error::Msg(format!("{name} has no gradient"));
-        let step = |(index, variable): (usize, &'a super::network::Variable)| {
+        let pruned: HashSet<usize> = match self.settings.prune_magnitude > 0.0 {
+            true => self.network.matrices().collect(),
+            false => HashSet::new(),
+        };
+        let step = |(index, variable)| {
+            let variable: &Variable = variable;
             let rate = if variable.head { self.settings.head_learning_rate } else { self.settings.learning_rate };
             let gradient = if index == self.network.words() {
                 let rows = gradients.get(outputs.words.as_tensor()).ok_or_else(|| missing(&variable.name))?;
@@ -202,7 +259,8 @@ impl<'a> Run<'a> {
                 Gradient::Whole(gradients.get(variable.var.as_tensor()).ok_or_else(|| missing(&variable.name))?)
             };
             let weight_decay = if variable.decay { self.settings.weight_decay } else { 0.0 };
-            Ok(Step { variable: &variable.var, gradient, learning_rate: rate * schedule, weight_decay })
+            let (learning_rate, keep_zeros) = (rate * schedule, pruned.contains(&index));
+            Ok(Step { variable: &variable.var, gradient, learning_rate, weight_decay, keep_zeros })
         };
         let steps = self.network.variables().iter().enumerate().map(step);
         let steps = steps.collect::<Result<Vec<_>, candle_core::Error>>()?;
@@ -225,10 +283,12 @@ impl<'a> Run<'a> {
         Ok((DevScores::of(mean, &rows, &dev.items, self.lesson.task), rows))
     }
 
-    fn keep_if_best(&mut self, record: EpochRecord) -> Result<bool, TrainError> {
+    /// Keeps the weights after an epoch when dev was never better; not before pruning is done.
+    fn keep_if_best(&mut self, record: EpochRecord, steps: usize) -> Result<bool, TrainError> {
+        let is_pruning = self.settings.prunes() && self.settings.pruned(self.position.step - 1, steps) < 1.0;
         let history = &mut self.position.history;
         let best = match self.position.best_epoch {
-            0 => true,
+            0 => !is_pruning,
             epoch => record.dev.score() > history.epochs[epoch - 1].dev.score(),
         };
         history.epochs.push(record);
@@ -251,6 +311,7 @@ impl<'a> Run<'a> {
         });
         Ok(FineTuned {
             tensors: self.network.tensors(best, task, self.position.scale),
+            layers: self.network.layers().to_vec(),
             epoch: self.position.best_epoch,
             dev: dev_scores,
             temperature,

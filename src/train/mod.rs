@@ -6,6 +6,8 @@
 //! [`Task`] and [`Dataset`] (what the outputs mean, tokens and targets) → [`Network`] (encoder and head as variables) →
 //! [`fine_tune`](fine_tune()) (batches, loss, [`AdamW`](optimizer::AdamW), dev scores, checkpoints) → [`FineTuned`].
 //!
+//! Heads, neurons and weights can be taken out on the way (`prune`).
+//!
 //! Everything random is a function of the seed and of the step's number, so a run that is taken up again from a
 //! checkpoint goes on with the same bits.
 
@@ -16,6 +18,7 @@ pub mod head;
 mod network;
 mod objective;
 pub mod optimizer;
+mod prune;
 mod settings;
 mod state;
 mod teacher;

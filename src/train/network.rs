@@ -7,9 +7,10 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::architectures::{self, Encoder, EncoderNames, HeadSpec, LayerNames, Pooling, RaggedBatch};
-use crate::checkpoint::{self, ModelDir, Weights};
+use crate::checkpoint::{self, LayerConfig, ModelDir, Weights};
 use crate::nn::{CandleEncoder, Dropout, Enters, FakeQuantization, Trainable, linear};
 
+use super::prune::Kept;
 use super::{Task, TrainError, ValueScale};
 
 /// Places of the head's dropout; the encoder's places are the numbers of its layers.
@@ -17,7 +18,8 @@ const POOLED: u64 = 1 << 32;
 const HIDDEN: u64 = POOLED + 1;
 
 /// `W2 tanh(W1 pooled + b1) + b2` over an encoder's pooled hidden states: the head that
-/// [`architectures::trained_head`] describes.
+/// [`architectures::trained_head`] describes. A clone shares the variables.
+#[derive(Clone)]
 pub struct Network {
     encoder: CandleEncoder,
     pooling: Pooling,
@@ -27,6 +29,10 @@ pub struct Network {
     head: [Tensor; 4],
     /// Names of tensors that get another number, when some layers are left out.
     renamed: BTreeMap<String, String>,
+    /// The heads and neurons of each block.
+    layers: Vec<LayerConfig>,
+    /// Which variables the weight and the bias of each block's matrices are, counted as in [`LayerNames::linears`].
+    matrices: Vec<[[usize; 2]; 6]>,
 }
 
 /// What a network is made with.
@@ -45,6 +51,7 @@ pub struct NetworkOptions {
 }
 
 /// One tensor that is trained.
+#[derive(Clone)]
 pub(super) struct Variable {
     /// Its name in the checkpoint.
     pub name: String,
@@ -53,6 +60,44 @@ pub(super) struct Variable {
     pub head: bool,
     /// Whether weight decay applies: to matrices, not to biases, norms and embedding tables.
     pub decay: bool,
+}
+
+/// Gates on what enters a matrix, in thought: factors of 1 on its columns, on so many at a time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Gates {
+    /// Which variable the matrix is.
+    pub variable: usize,
+    /// How many gates.
+    pub count: usize,
+    /// Columns of one gate.
+    pub width: usize,
+}
+
+/// Rows or columns of a matrix that are kept.
+pub(super) struct Cut {
+    /// Which variable the matrix is; a bias is a matrix of one column.
+    pub variable: usize,
+    columns: usize,
+    along: Along,
+    kept: Vec<usize>,
+}
+
+enum Along {
+    Rows,
+    Columns,
+}
+
+impl Cut {
+    /// What is left of values that are shaped as the variable was.
+    pub fn apply(&self, values: &[f32]) -> Vec<f32> {
+        let rows = values.chunks_exact(self.columns);
+        match self.along {
+            Along::Rows => {
+                self.kept.iter().flat_map(|row| &values[row * self.columns..][..self.columns]).copied().collect()
+            }
+            Along::Columns => rows.flat_map(|row| self.kept.iter().map(|column| row[*column])).collect(),
+        }
+    }
 }
 
 /// What a forward pass gives.
@@ -86,7 +131,13 @@ impl Network {
             Some(kept) => keep_layers(&mut architecture.encoder, kept)?,
             None => BTreeMap::new(),
         };
-        architecture.spec.num_layers = architecture.encoder.layers.len();
+        let layers: Vec<LayerConfig> = match &options.layers {
+            Some(kept) => kept.iter().map(|index| dir.config().layers[*index].clone()).collect(),
+            None => dir.config().layers.clone(),
+        };
+        if let Some(kept) = &options.layers {
+            architecture.spec.layers = kept.iter().map(|index| architecture.spec.layers[*index]).collect();
+        }
         let mut parameters = Trainable::new(&mut weights).quantized(options.quantization);
         let encoder = CandleEncoder::build(&architecture.spec, &architecture.encoder, &mut parameters, 1)?;
         let names = &architecture.encoder;
@@ -102,9 +153,11 @@ impl Network {
             Some(spec) => own_head(&spec, &mut weights, task, options.scale)?,
             None => new_head(architecture.spec.hidden_size, task.outputs(), options.seed)?,
         };
+        let place = |name: &str| variables.iter().position(|v| v.name == name).expect("the encoder asked for it");
+        let matrices = names.layers.iter().map(|l| l.linears().map(|l| [place(&l.weight), place(&l.bias)])).collect();
         let tensors = head.each_ref().map(|v| v.var.as_tensor().clone());
         variables.extend(head);
-        Ok(Network { encoder, pooling: options.pooling, variables, words, head: tensors, renamed })
+        Ok(Network { encoder, pooling: options.pooling, variables, words, head: tensors, renamed, layers, matrices })
     }
 
     /// Number of transformer blocks.
@@ -120,6 +173,70 @@ impl Network {
     /// Number of trained values.
     pub fn parameters(&self) -> usize {
         self.variables.iter().map(|v| v.var.elem_count()).sum()
+    }
+
+    /// The heads and neurons of each block.
+    pub fn layers(&self) -> &[LayerConfig] {
+        &self.layers
+    }
+
+    /// Which variables the matrices of the blocks are.
+    pub(super) fn matrices(&self) -> impl Iterator<Item = usize> {
+        self.matrices.iter().flatten().map(|[weight, _]| *weight)
+    }
+
+    /// The gates of each block: first on its heads, then on its neurons.
+    pub(super) fn gates(&self) -> Vec<Gates> {
+        let of_layer = |(layer, [.., output, _, down]): (&LayerConfig, &[[usize; 2]; 6])| {
+            let heads = Gates { variable: output[0], count: layer.heads.len(), width: self.encoder.spec().head_dim };
+            [heads, Gates { variable: down[0], count: layer.intermediate_size, width: 1 }]
+        };
+        self.layers.iter().zip(&self.matrices).flat_map(of_layer).collect()
+    }
+
+    /// Takes heads and neurons out; what is kept stays as it was, in variables of its own. Returns what was cut off.
+    pub(super) fn prune(&mut self, kept: &[Kept]) -> candle_core::Result<Vec<Cut>> {
+        let head_dim = self.encoder.spec().head_dim;
+        let mut cuts = Vec::new();
+        for (layer, kept) in kept.iter().enumerate() {
+            let channels: Vec<usize> =
+                kept.heads.iter().flat_map(|head| head * head_dim..(head + 1) * head_dim).collect();
+            let [query, key, value, output, up, down] = self.matrices[layer];
+            for (index, [weight, bias]) in [query, key, value, output, up, down].into_iter().enumerate() {
+                let (along, places) = match index {
+                    0..=2 => (Along::Rows, &channels),
+                    3 => (Along::Columns, &channels),
+                    4 => (Along::Rows, &kept.neurons),
+                    _ => (Along::Columns, &kept.neurons),
+                };
+                let columns = self.variables[weight].var.dim(1)?;
+                if matches!(along, Along::Rows) {
+                    let (along, kept) = (Along::Rows, places.clone());
+                    cuts.push(self.cut(Cut { variable: bias, columns: 1, along, kept })?);
+                }
+                cuts.push(self.cut(Cut { variable: weight, columns, along, kept: places.clone() })?);
+                let [weight, bias] = [weight, bias].map(|v| self.variables[v].var.as_tensor().clone());
+                let linear = self.encoder.linear(layer, index).with_values(weight, bias);
+                self.encoder = self.encoder.with_linear(layer, index, linear);
+            }
+            let sizes = &mut self.layers[layer];
+            sizes.heads = kept.heads.iter().map(|place| sizes.heads[*place]).collect();
+            sizes.intermediate_size = kept.neurons.len();
+        }
+        Ok(cuts)
+    }
+
+    /// Puts what is left of a variable in its place.
+    fn cut(&mut self, cut: Cut) -> candle_core::Result<Cut> {
+        let var = &mut self.variables[cut.variable].var;
+        let values = cut.apply(&var.flatten_all()?.to_vec1()?);
+        let shape = match (var.dims(), &cut.along) {
+            (&[_], _) => vec![cut.kept.len()],
+            (&[_, columns], Along::Rows) => vec![cut.kept.len(), columns],
+            (dims, _) => vec![dims[0], cut.kept.len()],
+        };
+        *var = Var::from_vec(values, shape, &Device::Cpu)?;
+        Ok(cut)
     }
 
     pub(super) fn variables(&self) -> &[Variable] {

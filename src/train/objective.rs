@@ -98,7 +98,9 @@ impl DevScores {
             let truth: Vec<f64> = items.iter().map(|i| i.value.unwrap_or(0.0)).collect();
             correlation(&found, &truth)
         });
-        DevScores { loss, accuracy, pearson }
+        // Twelve digits are read back from a checkpoint's JSON with the same bits; seventeen may not be.
+        let rounded = |score: f64| (score * 1e12).round() / 1e12;
+        DevScores { loss, accuracy: accuracy.map(rounded), pearson: pearson.map(rounded) }
     }
 }
 

@@ -48,6 +48,8 @@ pub struct Step<'a> {
     pub learning_rate: f64,
     /// Decay per step, as a share of the learning rate; 0 for tables with [`Gradient::Rows`].
     pub weight_decay: f64,
+    /// Whether a value that is 0 stays 0: it was pruned.
+    pub keep_zeros: bool,
 }
 
 impl AdamW {
@@ -97,6 +99,7 @@ impl AdamW {
                 root: (1.0 / corrections[1].sqrt()) as f32,
                 eps: self.eps as f32,
                 keep: (1.0 - step.learning_rate * step.weight_decay) as f32,
+                keep_zeros: step.keep_zeros,
             };
             let (gradient, rows) = match step.gradient {
                 Gradient::Whole(gradient) => (gradient, None),
@@ -143,6 +146,7 @@ struct Rule {
     root: f32,
     eps: f32,
     keep: f32,
+    keep_zeros: bool,
 }
 
 /// One variable's change, in place.
@@ -159,7 +163,8 @@ impl Rule {
         let g = g * self.scale;
         *m = self.beta1 * *m + (1.0 - self.beta1) * g;
         *v = self.beta2 * *v + (1.0 - self.beta2) * (g * g);
-        *w = *w * self.keep - self.step * *m / (v.sqrt() * self.root + self.eps);
+        let moved = *w * self.keep - self.step * *m / (v.sqrt() * self.root + self.eps);
+        *w = if self.keep_zeros && *w == 0.0 { 0.0 } else { moved };
     }
 
     fn whole(self, w: &mut [f32], moments: &mut Moments, g: &[f32]) {
@@ -243,7 +248,7 @@ mod tests {
         for (gradient, expected) in [[0.5f32, -1.0, 0.0], [-0.25, 0.5, 1.0]].into_iter().zip(expected) {
             let gradient = Tensor::new(&gradient, &Device::Cpu).unwrap();
             let gradient = Gradient::Whole(&gradient);
-            let step = Step { variable: &var, gradient, learning_rate: 0.1, weight_decay: 0.1 };
+            let step = Step { variable: &var, gradient, learning_rate: 0.1, weight_decay: 0.1, keep_zeros: false };
             optimizer.step(&[step], 100.0).unwrap();
             for (found, expected) in values(&var).iter().zip(expected) {
                 assert!((found - expected).abs() < 1e-6, "{found} for {expected}");
@@ -252,12 +257,28 @@ mod tests {
     }
 
     #[test]
+    fn a_pruned_value_stays_zero_and_the_others_move() {
+        let var = Var::new(&[1.0f32, 0.0, -0.0], &Device::Cpu).unwrap();
+        let gradient = Tensor::new(&[0.5f32, -1.0, 1.0], &Device::Cpu).unwrap();
+        let mut optimizer = AdamW::new([3].into_iter());
+        for keep_zeros in [true, false] {
+            let gradient = Gradient::Whole(&gradient);
+            let step = Step { variable: &var, gradient, learning_rate: 0.1, weight_decay: 0.0, keep_zeros };
+            optimizer.step(&[step], 100.0).unwrap();
+            assert_eq!(values(&var)[1..].iter().all(|w| *w == 0.0), keep_zeros);
+        }
+        assert!(values(&var)[0] < 1.0);
+    }
+
+    #[test]
     fn gradients_are_clipped_together_and_a_bad_one_changes_nothing() {
         let vars = [Var::new(&[0.0f32], &Device::Cpu).unwrap(), Var::new(&[0.0f32], &Device::Cpu).unwrap()];
         let run = |optimizer: &mut AdamW, gradients: [f32; 2]| {
             let gradients = gradients.map(|g| Tensor::new(&[g], &Device::Cpu).unwrap());
-            let step =
-                |(variable, g)| Step { variable, gradient: Gradient::Whole(g), learning_rate: 0.1, weight_decay: 0.0 };
+            let step = |(variable, g)| {
+                let gradient = Gradient::Whole(g);
+                Step { variable, gradient, learning_rate: 0.1, weight_decay: 0.0, keep_zeros: false }
+            };
             let steps: Vec<_> = vars.iter().zip(&gradients).map(step).collect();
             optimizer.step(&steps, 1.0).unwrap()
         };
@@ -286,7 +307,13 @@ mod tests {
             }
             let dense = Tensor::from_vec(dense, (4, 3), &Device::Cpu).unwrap();
             let sparse = Tensor::from_vec(gradient, (rows.len(), 3), &Device::Cpu).unwrap();
-            let step = |variable, gradient| Step { variable, gradient, learning_rate: 0.01, weight_decay: 0.0 };
+            let step = |variable, gradient| Step {
+                variable,
+                gradient,
+                learning_rate: 0.01,
+                weight_decay: 0.0,
+                keep_zeros: false,
+            };
             a.step(&[step(&whole, Gradient::Whole(&dense))], 1.0).unwrap();
             b.step(&[step(&some, Gradient::Rows(&rows, &sparse))], 1.0).unwrap();
         }

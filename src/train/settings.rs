@@ -30,6 +30,16 @@ pub struct FineTuneSettings {
     pub teacher_weight: f64,
     /// How much the squared error of the teacher's hidden states counts beside its outputs.
     pub hidden_weight: f64,
+    /// Share of the attention heads that are taken out, 0..1.
+    pub prune_heads: f64,
+    /// Share of the feed-forward neurons that are taken out, 0..1.
+    pub prune_ffn: f64,
+    /// Share of the weights of each of the encoder's matrices that become 0, 0..1.
+    pub prune_magnitude: f64,
+    /// Share of all steps after which pruning begins, 0..1.
+    pub prune_start: f64,
+    /// Share of all steps after which pruning is done, `prune_start`..1; the others are for recovery.
+    pub prune_end: f64,
     /// Epochs without a better dev score after which a run ends.
     pub patience: usize,
     /// Texts are cut to this many tokens while training.
@@ -53,6 +63,11 @@ impl Default for FineTuneSettings {
             value_weight: 1.0,
             teacher_weight: 0.5,
             hidden_weight: 1.0,
+            prune_heads: 0.0,
+            prune_ffn: 0.0,
+            prune_magnitude: 0.0,
+            prune_start: 0.1,
+            prune_end: 0.5,
             patience: 2,
             max_tokens: 128,
             seed: 1,
@@ -92,7 +107,20 @@ impl FineTuneSettings {
         if !(0.0..=1.0).contains(&self.teacher_weight) {
             return Err(format!("--teacher-weight is {}, must be between 0 and 1", self.teacher_weight));
         }
-        let shares = [("dropout", self.dropout), ("label-smoothing", self.label_smoothing), ("warmup", self.warmup)];
+        if self.prune_start > self.prune_end {
+            let (start, end) = (self.prune_start, self.prune_end);
+            return Err(format!("--prune-start is {start} and --prune-end {end}, the start must not be after the end"));
+        }
+        let shares = [
+            ("dropout", self.dropout),
+            ("label-smoothing", self.label_smoothing),
+            ("warmup", self.warmup),
+            ("prune-heads", self.prune_heads),
+            ("prune-ffn", self.prune_ffn),
+            ("prune-magnitude", self.prune_magnitude),
+            ("prune-start", self.prune_start),
+            ("prune-end", self.prune_end),
+        ];
         match shares.into_iter().find(|(_, x)| !(0.0..1.0).contains(x)) {
             Some((name, x)) => Err(format!("--{name} is {x}, must be at least 0 and below 1")),
             None => Ok(()),
@@ -130,6 +158,10 @@ mod tests {
         assert!(found.contains("--learning-rate is NaN"), "{found}");
         let found = FineTuneSettings { dropout: 1.0, ..defaults.clone() }.check().unwrap_err();
         assert!(found.contains("--dropout is 1") && found.contains("below 1"), "{found}");
+        let found = FineTuneSettings { prune_heads: 1.0, ..defaults.clone() }.check().unwrap_err();
+        assert!(found.contains("--prune-heads is 1") && found.contains("below 1"), "{found}");
+        let found = FineTuneSettings { prune_start: 0.6, ..defaults.clone() }.check().unwrap_err();
+        assert!(found.contains("--prune-start is 0.6 and --prune-end 0.5"), "{found}");
         let found = FineTuneSettings { epochs: 0, ..defaults }.check().unwrap_err();
         assert!(found.contains("--epochs is 0"), "{found}");
     }

@@ -8,7 +8,10 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::LayerConfig;
+
 use super::optimizer::Moments;
+use super::prune::{Importance, Kept};
 use super::{DevScores, FineTuneSettings, Network, TrainError, ValueScale};
 
 const WEIGHTS: &str = "state.safetensors";
@@ -55,6 +58,8 @@ pub(super) struct State {
     pub moments: Vec<Moments>,
     /// Values at the best epoch so far.
     pub best: Option<Vec<Vec<f32>>>,
+    /// What pruning goes by; empty when nothing is pruned.
+    pub importance: Importance,
 }
 
 /// The small half of a state.
@@ -70,6 +75,8 @@ pub(super) struct Position {
     pub settings: FineTuneSettings,
     pub examples: usize,
     pub scale: ValueScale,
+    /// The heads and neurons that are left.
+    pub layers: Vec<LayerConfig>,
     pub history: History,
 }
 
@@ -91,6 +98,10 @@ impl State {
                 add("best", &best[index]);
             }
         }
+        for (means, gates) in self.importance.0.iter().zip(network.gates()) {
+            let name = format!("importance:{}", network.variables()[gates.variable].name);
+            tensors.push((name, vec![means.len()], bytes(means)));
+        }
         let path = folder.join(WEIGHTS);
         let views = tensors.iter().map(|(name, shape, data)| {
             let view = TensorView::new(Dtype::F32, shape.clone(), data);
@@ -108,8 +119,8 @@ impl State {
         write_file(folder, POSITION, shown.as_bytes()).map_err(|e| bad(&path, format!("cannot be written: {e}")))
     }
 
-    /// Reads a state that fits the network; none when the folder has none.
-    pub fn read(folder: &Path, network: &Network) -> Result<Option<State>, TrainError> {
+    /// Reads a state, and prunes the network to what it is of; none when the folder has none.
+    pub fn read(folder: &Path, network: &mut Network) -> Result<Option<State>, TrainError> {
         let path = folder.join(WEIGHTS);
         let bad = |reason: String| TrainError::State { path: path.clone(), reason };
         let content = match std::fs::read(&path) {
@@ -123,6 +134,17 @@ impl State {
         let position = position.ok_or_else(|| unusable(&"it has no position"))?;
         let position: Position = serde_json::from_str(position).map_err(|e| unusable(&e))?;
         let tensors = SafeTensors::deserialize(&content).map_err(|e| unusable(&e))?;
+        // Which places are kept means nothing here, as their values are read.
+        let kept = |(is, was): (&LayerConfig, &LayerConfig)| Kept {
+            heads: was.heads.iter().enumerate().filter(|(_, head)| is.heads.contains(head)).map(|(i, _)| i).collect(),
+            neurons: (0..is.intermediate_size.min(was.intermediate_size)).collect(),
+        };
+        if position.layers.len() != network.num_layers() {
+            let (found, needed) = (position.layers.len(), network.num_layers());
+            return Err(bad(format!("is of {found} layers, the model has {needed}")));
+        }
+        network.prune(&position.layers.iter().zip(network.layers()).map(kept).collect::<Vec<_>>())?;
+        let network = &*network;
         let take = |kind: &str| -> Result<Vec<Vec<f32>>, TrainError> {
             let values = network.variables().iter().map(|variable| {
                 let name = format!("{kind}:{}", variable.name);
@@ -134,15 +156,24 @@ impl State {
                         variable.var.dims()
                     )));
                 }
-                let value = |b: &[u8]| f32::from_le_bytes(b.try_into().expect("chunks of four"));
-                Ok(view.data().chunks_exact(4).map(value).collect())
+                Ok(floats(view.data()))
             });
             values.collect()
         };
         let moments = take("first")?.into_iter().zip(take("second")?);
         let moments = moments.map(|(first, second)| Moments { first, second }).collect();
         let best = if position.best_epoch > 0 { Some(take("best")?) } else { None };
-        Ok(Some(State { weights: take("weight")?, moments, best, position }))
+        let importance = network.gates().into_iter().map(|gates| {
+            let name = format!("importance:{}", network.variables()[gates.variable].name);
+            let view = tensors.tensor(&name).map_err(|e| unusable(&e))?;
+            if view.shape() != [gates.count] || view.dtype() != Dtype::F32 {
+                return Err(bad(format!("{name} is {:?}, the model needs [{}]", view.shape(), gates.count)));
+            }
+            Ok(floats(view.data()))
+        });
+        let prunes = position.settings.prunes_structures();
+        let importance = if prunes { importance.collect::<Result<_, _>>()? } else { Vec::new() };
+        Ok(Some(State { weights: take("weight")?, moments, best, position, importance: Importance(importance) }))
     }
 
     /// Fails unless this state is of a run with these settings, on as many examples.
@@ -165,6 +196,10 @@ impl State {
             None => Ok(()),
         }
     }
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().expect("chunks of four"))).collect()
 }
 
 fn write_file(folder: &Path, name: &str, content: &[u8]) -> std::io::Result<()> {

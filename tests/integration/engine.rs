@@ -8,7 +8,7 @@ use std::sync::{Arc, Barrier, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use octet::architectures::{
-    Activation, Encoder, EncoderSpec, EncoderTeam, EncoderWorkspace, Pooling, ProblemType, RaggedBatch,
+    Activation, Encoder, EncoderSpec, EncoderTeam, EncoderWorkspace, LayerSpec, Pooling, ProblemType, RaggedBatch,
 };
 use octet::config::{BatchingSettings, FeedbackSettings, ShadowSettings};
 use octet::engine::{Answer, Engine, EngineError, EngineOptions, Registry, RequestContext};
@@ -50,9 +50,8 @@ impl FakeEncoder {
             family: "bert".into(),
             vocab_size: 1000,
             hidden_size: 2,
-            num_layers: 1,
-            num_heads: 1,
-            intermediate_size: 2,
+            head_dim: 2,
+            layers: vec![LayerSpec { num_heads: 1, intermediate_size: 2 }],
             max_positions: 512,
             position_offset: 0,
             type_vocab_size: 2,

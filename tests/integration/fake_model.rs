@@ -2,7 +2,9 @@
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
-use octet::architectures::{Activation, Encoder, EncoderSpec, EncoderWorkspace, Pooling, ProblemType, RaggedBatch};
+use octet::architectures::{
+    Activation, Encoder, EncoderSpec, EncoderWorkspace, LayerSpec, Pooling, ProblemType, RaggedBatch,
+};
 use octet::pipelines::{Classifier, Dense, Embedder, Head, Model, ModelInfo, SequenceModel, Summarizer};
 use octet::text::Tokenizer;
 
@@ -114,9 +116,8 @@ fn make(is_original: bool) -> (Vec<Arc<Model>>, Arc<Gate>) {
         family: "bert".into(),
         vocab_size: WORDS.len(),
         hidden_size: WIDTH,
-        num_layers: 1,
-        num_heads: 1,
-        intermediate_size: WIDTH,
+        head_dim: WIDTH,
+        layers: vec![LayerSpec { num_heads: 1, intermediate_size: WIDTH }],
         max_positions: MAX_TOKENS,
         position_offset: 0,
         type_vocab_size: 2,

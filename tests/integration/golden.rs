@@ -1,4 +1,4 @@
-//! Both executors against outputs of Hugging Face Transformers (`tests/goldens/make_goldens.py`), against each other,
+//! Both executors against outputs of Hugging Face Transformers (`tests/goldens/make_goldens.py`, `make_pruned.py`), against each other,
 //! and against candle-transformers.
 
 use std::collections::BTreeMap;
@@ -36,9 +36,10 @@ const INT8_LOGITS: f32 = 0.25;
 /// 0.02, times a weight of about 0.3, in a few places.
 const INT8_STEP: f32 = 0.05;
 
-const ENCODERS: [&str; 10] = [
+const ENCODERS: [&str; 11] = [
     "bert",
     "bert-classify",
+    "bert-pruned",
     "distilbert-multilabel",
     "roberta-classify",
     "xlm-roberta-regression",
@@ -147,8 +148,9 @@ fn load(folder: &Path, precision: pipelines::Precision) -> Model {
 }
 
 /// Models with a head, what its outputs mean, and their names.
-const HEADS: [(&str, ProblemType, &[&str]); 4] = [
+const HEADS: [(&str, ProblemType, &[&str]); 5] = [
     ("bert-classify", ProblemType::SingleLabel, &["negative", "neutral", "positive"]),
+    ("bert-pruned", ProblemType::SingleLabel, &["negative", "neutral", "positive"]),
     ("distilbert-multilabel", ProblemType::MultiLabel, &["toxic", "insult", "threat", "spam"]),
     ("roberta-classify", ProblemType::SingleLabel, &["no", "yes"]),
     ("xlm-roberta-regression", ProblemType::Regression, &["LABEL_0"]),
@@ -193,7 +195,7 @@ fn a_wrong_step_is_larger_than_the_tolerance() {
         ("bert-gelu-tanh", "exact GELU", |spec| spec.activation = Activation::Gelu),
         ("bert-gelu-tanh", "another epsilon", |spec| spec.layer_norm_eps = 1e-12),
         ("roberta-classify", "positions one too early", |spec| spec.position_offset -= 1),
-        ("xlm-roberta-regression", "half as many heads", |spec| spec.num_heads /= 2),
+        ("xlm-roberta-regression", "half as many heads", |spec| spec.head_dim *= 2),
     ];
     for (name, what, change) in changes {
         let (mut architecture, mut weights, golden) = open(name);
@@ -231,7 +233,7 @@ fn every_trainable_variable_gets_a_gradient() {
         let mut parameters = Trainable::new(&mut weights);
         let encoder = CandleEncoder::build(&architecture.spec, &architecture.encoder, &mut parameters, 1).unwrap();
         let variables = parameters.into_variables();
-        assert_eq!(variables.len(), architecture.encoder.tables().count() + 2 + 16 * architecture.spec.num_layers);
+        assert_eq!(variables.len(), architecture.encoder.tables().count() + 2 + 16 * architecture.spec.num_layers());
         let case = golden.cases.last().unwrap();
         let hidden = encoder.hidden_states(&case.ids, &case.type_ids).unwrap();
         // The sum over a normalized row is constant, so its gradient is 0; the square of the first half is not.

@@ -370,7 +370,8 @@ fn onnx_runtime_gives_the_logits_of_every_exported_family() {
     let imported = scratch.path().join("imported");
     let golden = Path::new("tests/goldens/bert-classify");
     import_with(&Path::new(FOREIGN).join("onnx-dynamic-tensor.onnx"), &imported, golden).unwrap();
-    let goldens = ["bert-classify", "distilbert-multilabel", "roberta-classify", "xlm-roberta-regression"];
+    let goldens =
+        ["bert-classify", "bert-pruned", "distilbert-multilabel", "roberta-classify", "xlm-roberta-regression"];
     let folders = goldens.map(|name| Path::new("tests/goldens").join(name)).into_iter().chain([imported]);
     for (index, folder) in folders.enumerate() {
         let exported = scratch.path().join(index.to_string());
@@ -406,6 +407,9 @@ fn a_compressed_tensors_export_is_a_model_with_the_same_integers_and_float_table
     let head =
         export(&ModelDir::open(Path::new("models/sentiment")).unwrap(), &folder, ExportFormat::CompressedTensors);
     assert!(head.unwrap_err().to_string().contains("a head of Octet"));
+    let pruned = ModelDir::open(Path::new("tests/goldens/bert-pruned")).unwrap();
+    let refused = export(&pruned, &folder, ExportFormat::CompressedTensors).unwrap_err().to_string();
+    assert!(refused.contains("layers of different sizes") && refused.contains("as ONNX"), "{refused}");
 }
 
 fn cosine(a: &[f32], b: &[f32]) -> f32 {

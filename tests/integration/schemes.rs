@@ -24,7 +24,8 @@ const STEP: f32 = 0.2;
 /// Smallest cosine of a token's hidden states in the two executors.
 const COSINE: f32 = 0.999;
 
-const MODELS: [&str; 4] = ["bert-classify", "distilbert-multilabel", "roberta-classify", "bert-gelu-tanh"];
+const MODELS: [&str; 5] =
+    ["bert-classify", "distilbert-multilabel", "roberta-classify", "bert-gelu-tanh", "bert-pruned"];
 
 /// How a model of these tests is stored: matrices by their number, tables, inputs.
 struct Case {
@@ -200,20 +201,19 @@ fn every_scheme_gives_the_same_bits_on_every_instruction_set_alone_in_a_batch_an
     let scratch = tempfile::tempdir().unwrap();
     let folder = scratch.path().join("model");
     let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-    for case in cases() {
-        let name = "bert-classify";
-        store(name, &case, &folder);
+    for (case, name) in cases().iter().flat_map(|case| [(case, "bert-classify"), (case, "bert-pruned")]) {
+        store(name, case, &folder);
         let batch = batch(name);
         let expected = bits(&run(&served(&folder, Kernels::detect()), &batch));
         for kernels in Kernels::available() {
             let encoder = served(&folder, kernels);
-            assert!(bits(&run(&encoder, &batch)) == expected, "{} on {}", case.name, kernels.isa());
+            assert!(bits(&run(&encoder, &batch)) == expected, "{} {name} on {}", case.name, kernels.isa());
             let width = encoder.spec().hidden_size;
             for rows in batch.ranges() {
                 let mut alone = RaggedBatch::new();
                 alone.push(&batch.ids[rows.clone()], &batch.type_ids[rows.clone()]);
                 let expected = &expected[rows.start * width..rows.end * width];
-                assert!(bits(&run(&encoder, &alone)) == expected, "{} alone on {}", case.name, kernels.isa());
+                assert!(bits(&run(&encoder, &alone)) == expected, "{} {name} alone on {}", case.name, kernels.isa());
                 let team = encoder.team(2).unwrap();
                 let mut hidden = Vec::new();
                 std::thread::scope(|scope| {
@@ -222,7 +222,7 @@ fn every_scheme_gives_the_same_bits_on_every_instruction_set_alone_in_a_batch_an
                     });
                     encoder.forward_together(&alone, &team, 0, &mut encoder.workspace(), &mut hidden);
                 });
-                assert!(bits(&hidden) == expected, "{} in a team on {}", case.name, kernels.isa());
+                assert!(bits(&hidden) == expected, "{} {name} in a team on {}", case.name, kernels.isa());
             }
         }
     }
@@ -233,7 +233,7 @@ fn classes_of_both_executors_agree_and_a_folder_of_any_scheme_classifies() {
     let scratch = tempfile::tempdir().unwrap();
     let folder = scratch.path().join("model");
     for case in cases() {
-        for name in ["bert-classify", "roberta-classify"] {
+        for name in ["bert-classify", "roberta-classify", "bert-pruned"] {
             store(name, &case, &folder);
             let batch = batch(name);
             let model = Loader::new(kernels(), pipelines::Precision::Int8).load("model", &folder).unwrap();

@@ -320,6 +320,38 @@ fn weights_that_change_after_opening_are_refused() {
 }
 
 #[test]
+fn pruned_layers_are_read_checked_and_written_again() {
+    let sizes = json!({"num_hidden_layers": 2, "pruned_heads": {"1": [0]}, "intermediate_sizes": [8, 3]});
+    let dir = open_with_config(sizes.clone()).unwrap();
+    let layers = &dir.config().layers;
+    assert_eq!(
+        layers.iter().map(|l| (l.heads.clone(), l.intermediate_size)).collect::<Vec<_>>(),
+        [(vec![0, 1], 8), (vec![1], 3)]
+    );
+    let mut written = serde_json::Map::new();
+    dir.config().write_layers(layers, &mut written);
+    assert_eq!(serde_json::Value::from(written.clone()), sizes);
+    // A file that says nothing, and the empty object of older versions of Transformers, leave all heads.
+    let whole = open_with_config(json!({"pruned_heads": {}})).unwrap();
+    assert_eq!(whole.config().layers, open_with_config(json!({})).unwrap().config().layers);
+    whole.config().write_layers(&whole.config().layers, &mut written);
+    assert_eq!(serde_json::Value::from(written), json!({"num_hidden_layers": 1}));
+
+    let cases = [
+        (json!({"pruned_heads": [1]}), vec!["\"pruned_heads\" is [1]", "an object"]),
+        (json!({"pruned_heads": {"1": [0]}}), vec!["{\"1\": [0]}", "layers from 0 to 0"]),
+        (json!({"pruned_heads": {"0": [2]}}), vec!["{\"0\": [2]}", "heads from 0 to 1"]),
+        (json!({"pruned_heads": {"0": [1, 0]}}), vec!["all heads of layer 0", "at least one head"]),
+        (json!({"intermediate_sizes": [8, 8]}), vec!["[8,8]", "a list of 1 whole numbers from 1 to 8"]),
+        (json!({"intermediate_sizes": [9]}), vec!["[9]", "from 1 to 8"]),
+        (json!({"intermediate_sizes": [0]}), vec!["[0]", "from 1 to 8"]),
+    ];
+    for (changes, parts) in cases {
+        assert_says(&changes.to_string(), open_with_config(changes.clone()), &parts);
+    }
+}
+
+#[test]
 fn config_of_each_family_gives_the_same_names() {
     let bert = open_with_config(json!({})).unwrap();
     let c = bert.config();

@@ -7,7 +7,7 @@ use anyhow::{Context, bail, ensure};
 use serde_json::{Map, Value, json};
 
 use crate::architectures::{Pooling, ProblemType, trained_head};
-use crate::checkpoint::{Existing, ModelDir, ModelFiles, card, update_manifest, write_model};
+use crate::checkpoint::{Existing, LayerConfig, ModelDir, ModelFiles, card, update_manifest, write_model};
 use crate::data::read_examples;
 use crate::nn::FakeQuantization;
 use crate::quantize::{QuantizeOptions, quantize};
@@ -77,17 +77,19 @@ pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow:
     let name = args.destination.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let mut table = Table::new(["epoch", "train loss", "dev loss", "dev accuracy", "dev correlation"]);
     let bar = progress::bar(1, "train");
+    let mut steps = 1;
     let (mut mean, mut failed, mut training, mut since) = (None, None, Duration::ZERO, Instant::now());
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads(&engine)).thread_name(|i| format!("train-{i}"));
     let found = pool.build().context("cannot start threads")?.install(|| {
         let lesson = Lesson { task: &task, train: &train, dev: &dev, scale, teacher: teacher.as_ref() };
         fine_tune(&network, lesson, settings, Some(&checkpoints), |event| match event {
-            Event::Step { record, steps } => {
+            Event::Step { record, steps: all } => {
+                steps = all;
                 training += since.elapsed();
                 since = Instant::now();
                 let smooth = mean.map_or(record.loss, |mean| 0.98 * mean + 0.02 * record.loss);
                 mean = Some(smooth);
-                bar.set_length(steps as u64);
+                bar.set_length(all as u64);
                 bar.set_position(record.step as u64);
                 bar.set_message(format!("loss {smooth:.4}"));
             }
@@ -97,7 +99,12 @@ pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow:
                 bar.suspend(|| {
                     let scores = [Some(f64::from(dev.loss)), dev.accuracy, dev.pearson].map(number);
                     let (epoch, loss) = (record.epoch, record.train_loss);
-                    let mark = if best { "" } else { ", no better" };
+                    let is_pruning = settings.prunes() && settings.pruned(history.steps.len() - 1, steps) < 1.0;
+                    let mark = match (best, is_pruning) {
+                        (true, _) => "",
+                        (false, true) => ", still pruning",
+                        (false, false) => ", no better",
+                    };
                     let [dev_loss, accuracy, pearson] = &scores;
                     eprintln!(
                         "epoch {epoch}: loss {loss:.4}, dev loss {dev_loss}, accuracy {accuracy}, correlation {pearson}{mark}; \
@@ -119,7 +126,10 @@ pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow:
     }
     println!("{table}");
     write(&run_dir, "curves.html", &curves::page(&name, &found.history, found.epoch))?;
-    let config = model_config(&dir, &task, pooling, network.num_layers());
+    if settings.prunes_structures() {
+        println!("{}", what_is_left(&found.layers, network.layers()));
+    }
+    let config = model_config(&dir, &task, pooling, &found.layers);
     export(args, recipe, encoder, config, &found)
 }
 
@@ -141,13 +151,28 @@ fn load_teacher(folder: &Path, student: &ModelDir, task: &Task, scale: ValueScal
     Ok(Network::load(&dir, task, &options)?)
 }
 
+/// How many heads and neurons there are after pruning, and were before.
+fn what_is_left(after: &[LayerConfig], before: &[LayerConfig]) -> String {
+    let heads = |layers: &[LayerConfig]| layers.iter().map(|layer| layer.heads.len()).sum::<usize>();
+    let neurons = |layers: &[LayerConfig]| layers.iter().map(|layer| layer.intermediate_size).sum::<usize>();
+    let each: Vec<_> = after.iter().map(|l| format!("{} and {}", l.heads.len(), l.intermediate_size)).collect();
+    format!(
+        "{} of {} heads and {} of {} feed-forward neurons are left; by layer {}",
+        heads(after),
+        heads(before),
+        neurons(after),
+        neurons(before),
+        each.join(", ")
+    )
+}
+
 /// The `config.json` of a trained model.
-fn model_config(encoder: &ModelDir, task: &Task, pooling: Pooling, layers: usize) -> Map<String, Value> {
+fn model_config(encoder: &ModelDir, task: &Task, pooling: Pooling, layers: &[LayerConfig]) -> Map<String, Value> {
     let mut config = encoder.config().raw.clone();
     for key in ["num_labels", "quantization_config"] {
         config.shift_remove(key);
     }
-    config.insert(encoder.config().layers_key().into(), layers.into());
+    encoder.config().write_layers(layers, &mut config);
     let problem_type = match task.problem_type {
         ProblemType::SingleLabel => "single_label_classification",
         ProblemType::MultiLabel => "multi_label_classification",

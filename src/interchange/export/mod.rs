@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::architectures::{self, Architecture, HeadSpec, Pooling};
 use crate::checkpoint::{
-    Existing, ModelDir, ModelFiles, QuantizationConfig, QuantizationGroup, Tensor, Weights, write_model,
+    Existing, LayerConfig, ModelDir, ModelFiles, QuantizationConfig, QuantizationGroup, Tensor, Weights, write_model,
 };
 use crate::kernels::affine::{Scheme, quantize_weights};
 
@@ -121,6 +121,13 @@ fn write_folder(destination: &Path, files: &[(&str, Vec<u8>)]) -> Result<(), Int
 fn export_compressed_tensors(source: &ModelDir, destination: &Path) -> Result<(), InterchangeError> {
     if source.config().octet.is_some() {
         let reason = "a head of Octet, which no class of Transformers has; export its encoder, or the whole as ONNX";
+        return Err(InterchangeError::refused(source.path(), reason));
+    }
+    let config = source.config();
+    let whole = |l: &LayerConfig| (l.heads.len(), l.intermediate_size);
+    if config.layers.iter().any(|l| whole(l) != (config.num_attention_heads, config.intermediate_size)) {
+        let reason =
+            "layers of different sizes (it was pruned), which no class of Transformers 5 has; export it as ONNX";
         return Err(InterchangeError::refused(source.path(), reason));
     }
     let mut weights = source.weights()?;

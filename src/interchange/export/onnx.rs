@@ -110,7 +110,7 @@ impl Builder {
             ("one", 1.0),
             ("255", 255.0),
             ("smallest_scale", f32::MIN_POSITIVE),
-            ("score_scale", 1.0 / (spec.head_dim() as f32).sqrt()),
+            ("score_scale", 1.0 / (spec.head_dim as f32).sqrt()),
             ("lowest", f32::MIN),
             ("sqrt_2", std::f32::consts::SQRT_2),
             ("cubic", 0.044_715),
@@ -120,9 +120,9 @@ impl Builder {
         ] {
             self.graph.share_float(name, value);
         }
-        let (heads, width) = (spec.num_heads as i64, spec.head_dim() as i64);
-        self.graph.share_int64s("split_heads", &[4], &[0, 0, heads, width]);
-        self.graph.share_int64s("join_heads", &[3], &[0, 0, heads * width]);
+        // As many heads as there are: layers may have lost some.
+        self.graph.share_int64s("split_heads", &[4], &[0, 0, -1, spec.head_dim as i64]);
+        self.graph.share_int64s("join_heads", &[3], &[0, 0, -1]);
         self.graph.share_int64s("axes_1_2", &[2], &[1, 2]);
         self.graph.share_int64s("axis_last", &[1], &[-1]);
         self.graph.share_int64s("axis_1", &[1], &[1]);
