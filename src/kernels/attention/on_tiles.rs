@@ -3,10 +3,10 @@
 //! Scores are products of bf16, whose sums in f32 are exact. Values and weights do not fit 8 bits; each is split into its
 //! bytes, `v = 256 h + l` with `h` signed, and the four products of bytes are put together in i32.
 
-use super::{
-    Attention, AttentionScratch, CHUNK, Head, KEY_BLOCK, SCORE_MIN, Shape, VALUE_MAX, factor_of, load_ints,
-    load_up_to_16, quantize, store, store_ints, weights_of,
-};
+use super::integers::quantize;
+use super::slices::{load_ints, load_up_to_16, store, store_ints};
+use super::weights::{factor_of, weights_of};
+use super::{Attention, AttentionScratch, CHUNK, Head, KEY_BLOCK, SCORE_MIN, Shape, VALUE_MAX};
 use crate::kernels::lanes::{Ints, LANES, Lanes};
 use crate::kernels::pack::AlignedVec;
 use crate::kernels::tiles::{self, ROW_BYTES, SIDE, Tiles};
