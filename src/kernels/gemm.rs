@@ -19,7 +19,7 @@ const COLUMN_BLOCK: usize = 64;
 const LINES: usize = 16 * COLUMN_BLOCK / LINE;
 
 /// Bytes of activations in a row block; with the weights of a column block they fit a second-level cache.
-pub(crate) const ROW_BLOCK_BYTES: usize = 256 * 1024;
+const ROW_BLOCK_BYTES: usize = 256 * 1024;
 
 /// Bytes after the last row that kernels may read: a row begun with its last 4 bytes, in steps of 64.
 pub(crate) const SPARE_BYTES: usize = 60;

@@ -262,6 +262,27 @@ pub(crate) unsafe fn store(to: [*mut i32; 4], stride: usize) {
     }
 }
 
+/// Reads tiles 0 to 3 from four places, with `stride` bytes from row to row.
+///
+/// # Safety
+/// Tiles are configured, and all rows are readable.
+#[inline(always)]
+pub(crate) unsafe fn load(from: [*mut i32; 4], stride: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!(
+            "tileloadd tmm0, [{p0} + {stride} * 1]",
+            "tileloadd tmm1, [{p1} + {stride} * 1]",
+            "tileloadd tmm2, [{p2} + {stride} * 1]",
+            "tileloadd tmm3, [{p3} + {stride} * 1]",
+            p0 = in(reg) from[0], p1 = in(reg) from[1], p2 = in(reg) from[2], p3 = in(reg) from[3],
+            stride = in(reg) stride,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            options(readonly, nostack, preserves_flags)
+        );
+    }
+}
+
 /// Multiplies and adds `4 * steps` times 16 x 64 by 64 x 16 integers, all in tiles; they are configured and given back.
 ///
 /// # Safety

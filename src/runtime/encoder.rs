@@ -17,8 +17,10 @@ use super::workspace::{Workspace, sized};
 /// Tokens that run through all layers together: few enough that their activations stay in the L2 cache, enough that
 /// reading the weights costs little.
 const CHUNK_TOKENS: usize = 256;
-/// Rows that run through everything after attention together: whole pairs of tiles, or nearly whole tiles of vectors.
-const BLOCK_ROWS: usize = 64;
+/// Rows that run through everything after attention together: whole pairs of tiles, or nearly whole tiles of vectors. Each
+/// block reads all weights again, where they do not fit the L2 cache, and writes its values inside the feed-forward network
+/// there.
+const BLOCK_ROWS: usize = 128;
 
 /// A post-norm encoder with weights in integers, activations in u8 (one scale and zero point per token, or one for all)
 /// and f32 in between; layers that stay float run in f32. Attention is in 16 bits everywhere.

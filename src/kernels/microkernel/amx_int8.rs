@@ -2,9 +2,10 @@
 
 use std::arch::x86_64::*;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
-use super::{Layout, Out, Product};
-use crate::kernels::gemm::{Panels, ROW_BLOCK_BYTES, Rows};
+use super::{LINE, Layout, Out, Product};
+use crate::kernels::gemm::{Panels, Rows};
 use crate::kernels::tiles::{self, ROW_BYTES, SIDE, Tiles};
 
 /// Blocks of 32 rows by 32 channels, or of 16 by 64; both are four tiles of sums.
@@ -12,14 +13,24 @@ pub(crate) struct AmxInt8;
 
 /// Values of `k` that one instruction multiplies.
 const STEP: usize = ROW_BYTES;
+/// Most steps before the next block has its turn: those of two tiles of rows and of two panels fit the nearest cache.
+const MAX_STEPS: usize = 12;
 /// Panels that all rows of a row block meet before the next ones are read.
 const GROUP: usize = 4;
+/// Bytes of activations in a row block: with the weights of a group they fit the second-level cache of CPUs with tiles,
+/// which has 2 MiB.
+const ROW_BLOCK_BYTES: usize = 768 * 1024;
+/// Most tiles of rows in it.
+const MAX_TILES: usize = 16;
 /// Bytes of the tile of 16 channels of one step.
 const TILE: usize = SIDE * STEP;
+/// Sums of half a block.
+const HALF: usize = 2 * SIDE * SIDE;
 
-/// Sums of a block, in rows of up to 64.
+/// Sums of a block: of each half, rows of 32.
+#[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Sums(MaybeUninit<[i32; 4 * SIDE * SIDE]>);
+struct Sums(MaybeUninit<[i32; 2 * HALF]>);
 
 impl Product for AmxInt8 {
     fn layout() -> Layout {
@@ -41,6 +52,16 @@ struct Job<'a> {
     height: usize,
 }
 
+/// Where half a block is: a tile of rows by two panels.
+#[derive(Clone, Copy)]
+struct Half {
+    row: usize,
+    panel: usize,
+}
+
+/// Two halves, of the same two panels or of the same rows.
+type Block = [Half; 2];
+
 /// # Safety
 /// As [`Product::product`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
@@ -55,29 +76,45 @@ unsafe fn product(a: Rows<'_>, w: Panels<'_>, out: Out) {
     let row = |tile: usize| (tile * job.height).min(m - job.height);
     // SAFETY: the caller promises tiles.
     let _tiles = unsafe { Tiles::configure(job.height) };
-    let row_block = (ROW_BLOCK_BYTES / (job.height * w.depth).max(1)).max(2).next_multiple_of(2);
-    for block in (0..row_tiles).step_by(row_block) {
-        let block_end = (block + row_block).min(row_tiles);
+    if panels < GROUP {
+        for (tile, panel) in (0..row_tiles).flat_map(|tile| (0..panels).map(move |panel| (tile, panel))) {
+            // SAFETY: tiles are configured for `height` rows, which start at `row(tile)` within `m`.
+            unsafe { job.single(row(tile), panel) };
+        }
+        return;
+    }
+    let steps = w.depth / STEP;
+    let row_block = (ROW_BLOCK_BYTES / (job.height * w.depth).max(1)).clamp(2, MAX_TILES).next_multiple_of(2);
+    let mut sums = [Sums(MaybeUninit::uninit()); MAX_TILES];
+    for first in (0..row_tiles).step_by(row_block) {
+        let tiles = row_block.min(row_tiles - first);
         for group in (0..panels).step_by(GROUP) {
-            if panels < GROUP {
-                for (tile, panel) in (block..block_end).flat_map(|tile| (0..panels).map(move |panel| (tile, panel))) {
-                    // SAFETY: see below.
-                    unsafe { job.block_1x1(row(tile), panel) };
-                }
-                break;
-            }
             let panel = group.min(panels - GROUP);
-            for tile in (block..block_end).step_by(2) {
-                // While the last rows meet these channels, the weights of the next ones come nearer.
-                let ahead = if tile + 2 >= block_end && group + GROUP < panels { GROUP * SIDE * w.depth } else { 0 };
-                // SAFETY: tiles are configured for `height` rows, which start at `row(tile)` within `m`; `GROUP` panels
-                // start at `panel`.
-                unsafe {
-                    if tile + 1 < block_end {
-                        job.block_2x2([row(tile), row(tile + 1)], panel, ahead);
-                        job.block_2x2([row(tile), row(tile + 1)], panel + 2, ahead);
-                    } else {
-                        job.block_1x4(row(tile), panel, ahead);
+            // From the second pair of tiles on, rows find the weights of a turn in the nearest cache and leave time to fetch
+            // the next ones; before, there is nothing to keep, and nothing to fetch beside.
+            let (turns, mut ahead) = match tiles {
+                ..=2 => (1, Ahead::nothing()),
+                _ => (steps.div_ceil(MAX_STEPS).max(1), Ahead::new(w, panel + GROUP, tiles)),
+            };
+            for turn in 0..turns {
+                let steps = steps * turn / turns..steps * (turn + 1) / turns;
+                for tile in 0..tiles {
+                    // Two tiles of rows meet two panels, then the next two; one without a second meets all four.
+                    let block = match (tile % 2, tile + 1 == tiles) {
+                        (0, true) => [(tile, 0), (tile, 2)],
+                        (0, false) => [(tile, 0), (tile + 1, 0)],
+                        _ => [(tile - 1, 2), (tile, 2)],
+                    };
+                    let block = block.map(|(tile, at)| Half { row: row(first + tile), panel: panel + at });
+                    // Sums that wait for their next turn have a place each; others stay in the nearest cache.
+                    let sums = &mut sums[if turns > 1 { tile } else { 0 }];
+                    // SAFETY: tiles are configured for `height` rows, which start at each row within `m`; `GROUP` panels
+                    // start at `panel`.
+                    unsafe {
+                        job.multiply(block, steps.clone(), turn > 0, sums, &mut ahead);
+                        if turn + 1 == turns {
+                            job.finish(block, sums);
+                        }
                     }
                 }
             }
@@ -85,12 +122,39 @@ unsafe fn product(a: Rows<'_>, w: Panels<'_>, out: Out) {
     }
 }
 
-/// Brings lines that are needed soon into the second-level cache: one step of a panel.
-#[inline(always)]
-fn prefetch(panel: *const i8, ahead: usize) {
-    for line in (0..TILE).step_by(64) {
-        // SAFETY: prefetching never faults, so the address may lie outside of the panels.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(panel.wrapping_add(ahead + line)) };
+/// Weights that are needed soon, on their way to the second-level cache.
+struct Ahead {
+    next: *const i8,
+    /// Lines not yet asked for.
+    lines: usize,
+    /// Lines to ask for in each step.
+    rate: usize,
+}
+
+impl Ahead {
+    fn nothing() -> Self {
+        Ahead { next: std::ptr::null(), lines: 0, rate: 0 }
+    }
+
+    /// The group of panels from `panel` on, as slowly as the products of `tiles` tiles of rows with the group before allow.
+    fn new(w: Panels<'_>, panel: usize, tiles: usize) -> Self {
+        let panels = w.n.div_ceil(SIDE).saturating_sub(panel).min(GROUP);
+        Ahead {
+            next: w.weights.as_ptr().wrapping_add(panel * SIDE * w.depth),
+            lines: panels * SIDE * w.depth / LINE,
+            rate: (GROUP * TILE / LINE).div_ceil(tiles),
+        }
+    }
+
+    #[inline(always)]
+    fn step(&mut self) {
+        let lines = self.rate.min(self.lines);
+        self.lines -= lines;
+        for _ in 0..lines {
+            // SAFETY: prefetching never faults, so the address may lie outside of the panels.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(self.next) };
+            self.next = self.next.wrapping_add(LINE);
+        }
     }
 }
 
@@ -106,66 +170,74 @@ impl Job<'_> {
         self.w.weights[panel * SIDE * self.w.depth..].as_ptr()
     }
 
+    /// Some steps of a block, on top of its sums when it has some.
+    ///
     /// # Safety
-    /// Tiles are configured for `height` rows, which exist from each row on, as does the panel after `panel`.
+    /// Tiles are configured for `height` rows, which exist from the rows of both halves on, as do two panels from their
+    /// panels on.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    unsafe fn block_2x2(&self, rows: [usize; 2], panel: usize, ahead: usize) {
-        let mut sums = Sums(MaybeUninit::uninit());
-        let to = sums.0.as_mut_ptr().cast::<i32>();
-        let a = [self.rows(rows[0]), self.rows(rows[1])];
-        let b = [self.panel(panel), self.panel(panel + 1)];
-        // SAFETY: `Product::product` promises `depth` readable bytes from the start of each row, and whole panels.
-        // `sums` holds two tiles of rows of 32.
+    unsafe fn multiply(
+        &self,
+        [half, other]: Block,
+        steps: Range<usize>,
+        has_sums: bool,
+        sums: &mut Sums,
+        ahead: &mut Ahead,
+    ) {
+        let sums = sums.0.as_mut_ptr().cast::<i32>();
+        let second = sums.wrapping_add(HALF);
+        let (places, stride) =
+            ([sums, sums.wrapping_add(SIDE), second, second.wrapping_add(SIDE)], 2 * SIDE * size_of::<i32>());
+        let (a, other_a) = (self.rows(half.row), self.rows(other.row));
+        let (b, next) = (self.panel(half.panel), SIDE * self.w.depth);
+        // SAFETY: `Product::product` promises `depth` readable bytes from the start of each row, and whole panels; `sums`
+        // holds two halves.
         unsafe {
-            tiles::zero();
-            for step in 0..self.w.depth / STEP {
-                let b = [b[0].wrapping_add(step * TILE), b[1].wrapping_add(step * TILE)];
-                if ahead > 0 {
-                    prefetch(b[0], ahead);
-                    prefetch(b[1], ahead);
-                }
-                let a = [a[0].wrapping_add(step * STEP), a[1].wrapping_add(step * STEP)];
-                tiles::multiply_2x2(a, self.a.stride, b);
+            if has_sums {
+                tiles::load(places, stride);
+            } else {
+                tiles::zero();
             }
-            let second = to.add(2 * SIDE * SIDE);
-            tiles::store([to, to.add(SIDE), second, second.add(SIDE)], 2 * SIDE * size_of::<i32>());
-            self.finish::<2>(to, rows[0], panel);
-            self.finish::<2>(second, rows[1], panel);
+            for step in steps {
+                ahead.step();
+                let (a, b) = (a.wrapping_add(step * STEP), b.wrapping_add(step * TILE));
+                if half.panel == other.panel {
+                    let other_a = other_a.wrapping_add(step * STEP);
+                    tiles::multiply_2x2([a, other_a], self.a.stride, [b, b.wrapping_add(next)]);
+                } else {
+                    tiles::multiply_1x4(a, self.a.stride, b, next);
+                }
+            }
+            tiles::store(places, stride);
         }
     }
 
+    /// Writes a block.
+    ///
     /// # Safety
-    /// Tiles are configured for `height` rows, which exist from `row` on, as do three panels after `panel`.
+    /// `sums` holds its sums, and its rows and panels exist.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    unsafe fn block_1x4(&self, row: usize, panel: usize, ahead: usize) {
-        let mut sums = Sums(MaybeUninit::uninit());
-        let to = sums.0.as_mut_ptr().cast::<i32>();
-        let (a, b, next) = (self.rows(row), self.panel(panel), SIDE * self.w.depth);
-        // SAFETY: as in `block_2x2`; `sums` holds one tile of rows of 64.
+    unsafe fn finish(&self, [half, other]: Block, sums: &Sums) {
+        let sums = sums.0.as_ptr().cast::<i32>();
+        // SAFETY: the caller's promise.
         unsafe {
-            tiles::zero();
-            for step in 0..self.w.depth / STEP {
-                let b = b.wrapping_add(step * TILE);
-                if ahead > 0 {
-                    (0..GROUP).for_each(|panel| prefetch(b.wrapping_add(panel * next), ahead));
-                }
-                tiles::multiply_1x4(a.wrapping_add(step * STEP), self.a.stride, b, next);
-            }
-            tiles::store([to, to.add(SIDE), to.add(2 * SIDE), to.add(3 * SIDE)], 4 * SIDE * size_of::<i32>());
-            self.finish::<4>(to, row, panel);
+            self.write::<2>(sums, half);
+            self.write::<2>(sums.wrapping_add(HALF), other);
         }
     }
 
+    /// One tile of rows by one panel.
+    ///
     /// # Safety
     /// Tiles are configured for `height` rows, which exist from `row` on.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    unsafe fn block_1x1(&self, row: usize, panel: usize) {
+    unsafe fn single(&self, row: usize, panel: usize) {
         let mut sums = Sums(MaybeUninit::uninit());
         let to = sums.0.as_mut_ptr().cast::<i32>();
-        // SAFETY: as in `block_2x2`; all four tiles fit `sums`.
+        // SAFETY: as in `multiply`; all four tiles fit `sums`.
         unsafe {
             tiles::zero();
             for step in 0..self.w.depth / STEP {
@@ -174,17 +246,17 @@ impl Job<'_> {
             }
             let tile = SIDE * SIDE;
             tiles::store([to, to.add(tile), to.add(2 * tile), to.add(3 * tile)], SIDE * size_of::<i32>());
-            self.finish::<1>(to, row, panel);
+            self.write::<1>(to, Half { row, panel });
         }
     }
 
-    /// Writes a tile's rows of `C` panels, scaled when floats are wanted.
+    /// Writes a tile of rows by `C` panels, scaled when floats are wanted.
     ///
     /// # Safety
-    /// `sums` holds `height` rows of `16 * C` sums of the rows from `row` and the panels from `panel` on.
+    /// `sums` holds `height` rows of `16 * C` sums; the rows and panels exist.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-    unsafe fn finish<const C: usize>(&self, sums: *const i32, row: usize, panel: usize) {
+    unsafe fn write<const C: usize>(&self, sums: *const i32, Half { row, panel }: Half) {
         let (column, n) = (panel * SIDE, self.w.n);
         let (minus_column_sum, column_scale, bias) =
             (&self.w.minus_column_sum[column..], &self.w.scale[column..], &self.w.bias[column..]);
