@@ -198,6 +198,41 @@ fn a_whole_encoder_is_trained_and_its_recipe_makes_the_same_model() {
 }
 
 #[test]
+fn a_pruned_model_is_made_by_one_recipe_and_runs_everywhere() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = |name: &str| scratch.path().join(name).to_str().unwrap().to_string();
+    let rows: String = (0..32)
+        .map(|i| format!("the {} film in {}\n", ["good", "bad"][i % 2], ["rain,x", "sun,y", "time,x"][i % 3]))
+        .collect();
+    std::fs::write(folder("data.csv"), format!("text,label\n{rows}")).unwrap();
+    let (model, run, data) = (folder("model"), folder("run"), folder("data.csv"));
+    let recipe = "encoder = \"tests/goldens/bert\"\nprune_heads = 0.5\nprune_ffn = 0.5\nprune_magnitude = 0.2\n\
+                  quantization_aware = true\nepochs = 2\nbatch_size = 8\n";
+    std::fs::write(folder("recipe.toml"), recipe).unwrap();
+    let train = ["train", &model, "--recipe", &folder("recipe.toml"), "--train", &data, "--dev", &data];
+    let output = octet(&[&train[..], &["--run-dir", &run]].concat());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("4 of 8 heads and 64 of 128 feed-forward neurons are left"), "{output:?}");
+    assert!(text(&output.stderr).contains("still pruning"), "{}", text(&output.stderr));
+
+    let float = Path::new(&run).join("model").to_str().unwrap().to_string();
+    let exported = folder("exported");
+    for args in [
+        vec!["eval", &model, "--data", &data, "--float", &float],
+        vec!["bench", &model, "--only", "grid", "--cells", "2x8", "--seconds", "0.01"],
+        vec!["quantize", &float, &folder("again")],
+        vec!["export", &model, &exported, "--format", "onnx"],
+    ] {
+        let output = octet(&args);
+        assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
+    }
+    let card = std::fs::read_to_string(Path::new(&model).join("README.md")).unwrap();
+    assert!(card.contains("Pruned to 4 of 8 heads and 64 of 128 feed-forward neurons."), "{card}");
+    let shown = text(&octet(&["inspect", "tests/goldens/bert-pruned"]).stdout);
+    assert!(shown.contains("3, 4, 1 heads") && shown.contains("96, 32, 72 wide"), "{shown}");
+}
+
+#[test]
 fn training_an_int8_encoder_is_refused_with_what_to_do() {
     let scratch = tempfile::tempdir().unwrap();
     let data = scratch.path().join("data.csv");
