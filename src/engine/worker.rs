@@ -130,9 +130,13 @@ impl Worker {
             None => encoder.forward(batch, workspace, hidden),
         }
         let width = encoder.spec().hidden_size;
-        let heads = portions.iter().flat_map(|p| p.range.clone().map(|_| &p.job.spec.head));
-        let ranges = batch.ranges().zip(heads);
-        ranges.map(|(r, head)| head.apply(&hidden[r.start * width..r.end * width], width)).collect()
+        let mut sequences = batch.ranges().map(|r| &hidden[r.start * width..r.end * width]);
+        let same_head = portions.chunk_by(|a, b| Arc::ptr_eq(&a.job.spec.head, &b.job.spec.head));
+        let rows = same_head.flat_map(|portions| {
+            let count = portions.iter().map(|p| p.range.len()).sum();
+            portions[0].job.spec.head.apply_to_all(sequences.by_ref().take(count), width)
+        });
+        rows.collect()
     }
 
     fn give_up(&self, portions: Vec<Portion>) {

@@ -53,6 +53,28 @@ pub(crate) fn relu<V: Lanes>(x: V) -> V {
     x.max(V::splat(0.0))
 }
 
+/// `tanh x = 1 - 2 / (1 + e^(2x))`, exactly 1 or -1 from `|x|` = 10 on.
+#[inline(always)]
+fn tanh<V: Lanes>(x: V) -> V {
+    // In this order a NaN stays one, here and in the sum at the end.
+    let x = V::splat(10.0).min(V::splat(-10.0).max(x));
+    let y = V::splat(-2.0).div(exp(x.add(x)).add(V::splat(1.0))).add(V::splat(1.0));
+    x.mul_add(V::splat(0.0), y)
+}
+
+struct Tanh<'a>(&'a mut [f32]);
+
+impl LaneKernel for Tanh<'_> {
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        map::<V>(
+            self.0,
+            #[inline(always)]
+            |x| tanh(x),
+        );
+    }
+}
+
 struct Activate<'a>(Activation, &'a mut [f32]);
 
 impl LaneKernel for Activate<'_> {
@@ -99,6 +121,11 @@ impl Kernels {
     pub fn relu(self, x: &mut [f32]) {
         self.activate(Activation::Relu, x);
     }
+
+    /// Hyperbolic tangent, in place; absolute error at most 2e-7.
+    pub fn tanh(self, x: &mut [f32]) {
+        self.run(Tanh(x));
+    }
 }
 
 #[cfg(test)]
@@ -108,11 +135,15 @@ mod tests {
     use crate::kernels::testing::{EDGE_SIZES, GUARDS, Guarded, Random, same_on_every_isa};
 
     fn sweep(bound: f64, activation: Activation, exact: impl Fn(f64) -> f64) {
+        sweep_of(&format!("{activation:?}"), bound, |kernels, x| kernels.activate(activation, x), exact);
+    }
+
+    fn sweep_of(name: &str, bound: f64, f: impl Fn(Kernels, &mut [f32]), exact: impl Fn(f64) -> f64) {
         let x: Vec<f32> =
             (-120_000..=120_000).map(|i| i as f32 * 1e-4).chain([0.0, -0.0, 1e-30, 30.0, -30.0]).collect();
         for kernels in Kernels::available() {
             let mut y = x.clone();
-            kernels.activate(activation, &mut y);
+            f(kernels, &mut y);
             let (mut worst, mut at) = (0.0, 0.0);
             for (&x, &y) in x.iter().zip(&y) {
                 let error = (f64::from(y) - exact(f64::from(x))).abs();
@@ -120,8 +151,8 @@ mod tests {
                     (worst, at) = (error, x);
                 }
             }
-            println!("{activation:?} on {}: largest absolute error {worst:.2e}, at {at}", kernels.isa());
-            assert!(worst <= bound, "{activation:?} on {}: error {worst:e} at {at}", kernels.isa());
+            println!("{name} on {}: largest absolute error {worst:.2e}, at {at}", kernels.isa());
+            assert!(worst <= bound, "{name} on {}: error {worst:e} at {at}", kernels.isa());
         }
     }
 
@@ -138,6 +169,21 @@ mod tests {
     #[test]
     fn relu_is_exact() {
         sweep(0.0, Activation::Relu, |x| x.max(0.0));
+    }
+
+    #[test]
+    fn tanh_is_within_its_bound() {
+        sweep_of("tanh", 2e-7, Kernels::tanh, f64::tanh);
+    }
+
+    #[test]
+    fn tanh_is_one_far_from_zero_and_leaves_what_is_no_number() {
+        for kernels in Kernels::available() {
+            let mut y = [10.0, -10.0, 1e30, f32::NEG_INFINITY, f32::NAN];
+            kernels.tanh(&mut y);
+            assert_eq!(y[..4], [1.0, -1.0, 1.0, -1.0], "{}", kernels.isa());
+            assert!(y[4].is_nan(), "{}", kernels.isa());
+        }
     }
 
     #[test]
@@ -163,6 +209,11 @@ mod tests {
                         y
                     });
                 }
+                same_on_every_isa(("tanh", len), |kernels| {
+                    let mut y = x.clone();
+                    kernels.tanh(&mut y);
+                    y
+                });
             }
         }
     }
@@ -176,6 +227,7 @@ mod tests {
                     kernels.gelu(&mut x);
                     kernels.gelu_tanh(&mut x);
                     kernels.relu(&mut x);
+                    kernels.tanh(&mut x);
                 }
             }
         }

@@ -1,16 +1,14 @@
 //! From the hidden states of one sequence to one row: pooling, then an optional stack of dense layers.
 
 use crate::architectures::{DenseActivation, Pooling};
+use crate::kernels::{FloatWeights, Kernels};
 
 /// One dense layer in f32: `y = act(W x + b)`.
 #[derive(Clone, Debug)]
 pub struct Dense {
-    /// `[out, in]`, row-major.
-    pub weight: Vec<f32>,
-    /// `[out]`.
-    pub bias: Vec<f32>,
-    /// Applied to the result, when there is one.
-    pub activation: Option<DenseActivation>,
+    kernels: Kernels,
+    weights: FloatWeights,
+    activation: Option<DenseActivation>,
 }
 
 /// Pooling, then dense layers.
@@ -30,8 +28,18 @@ impl Head {
     /// # Panics
     /// When `hidden` is empty or a layer does not fit.
     pub fn apply(&self, hidden: &[f32], width: usize) -> Vec<f32> {
-        let pooled = self.pool(hidden, width);
-        self.layers.iter().fold(pooled, |row, layer| layer.apply(&row))
+        self.apply_to_all([hidden], width).remove(0)
+    }
+
+    /// [`Head::apply`] to each sequence; the weights are read once for all of them.
+    ///
+    /// # Panics
+    /// As there.
+    pub fn apply_to_all<'a>(&self, sequences: impl IntoIterator<Item = &'a [f32]>, width: usize) -> Vec<Vec<f32>> {
+        let pooled: Vec<_> = sequences.into_iter().map(|hidden| self.pool(hidden, width)).collect();
+        let Some(last) = self.layers.last() else { return pooled };
+        let rows = self.layers.iter().fold(pooled.concat(), |rows, layer| layer.apply(&rows, pooled.len()));
+        rows.chunks_exact(last.weights.n()).map(<[f32]>::to_vec).collect()
     }
 
     fn pool(&self, hidden: &[f32], width: usize) -> Vec<f32> {
@@ -57,26 +65,32 @@ impl Head {
 }
 
 impl Dense {
-    /// `[in]` → `[out]`.
-    fn apply(&self, x: &[f32]) -> Vec<f32> {
-        assert_eq!(
-            self.weight.len(),
-            self.bias.len() * x.len(),
-            "a dense layer with {} outputs got {} inputs",
-            self.bias.len(),
-            x.len()
-        );
-        let rows = self.weight.chunks_exact(x.len());
-        rows.zip(&self.bias)
-            .map(|(w, b)| {
-                let y = dot(w, x) + b;
-                match self.activation {
-                    None => y,
-                    Some(DenseActivation::Tanh) => y.tanh(),
-                    Some(DenseActivation::Relu) => y.max(0.0),
-                }
-            })
-            .collect()
+    /// The layer with `weight` `[out, in]`, row-major, and `bias` `[out]`.
+    ///
+    /// # Panics
+    /// When the lengths do not fit together.
+    pub fn new(kernels: Kernels, weight: &[f32], bias: &[f32], activation: Option<DenseActivation>) -> Self {
+        let inputs = weight.len() / bias.len().max(1);
+        Dense { kernels, weights: FloatWeights::pack(weight, bias, bias.len(), inputs), activation }
+    }
+
+    /// Weights and biases.
+    pub fn parameters(&self) -> usize {
+        self.weights.n() * (self.weights.k() + 1)
+    }
+
+    /// `[rows, in]` → `[rows, out]`.
+    fn apply(&self, x: &[f32], rows: usize) -> Vec<f32> {
+        let (inputs, outputs) = (self.weights.k(), self.weights.n());
+        assert_eq!(x.len(), rows * inputs, "a dense layer of {inputs} inputs got {} values in {rows} rows", x.len());
+        let mut y = vec![0.0; rows * outputs];
+        self.kernels.gemm_f32(x, &self.weights, &mut y);
+        match self.activation {
+            None => {}
+            Some(DenseActivation::Tanh) => self.kernels.tanh(&mut y),
+            Some(DenseActivation::Relu) => self.kernels.relu(&mut y),
+        }
+        y
     }
 }
 

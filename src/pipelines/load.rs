@@ -144,7 +144,8 @@ impl Loader {
                 (described, loaded)
             }
         };
-        let head = architecture.head.as_ref().map(|spec| Ok::<_, LoadError>((spec, head(spec, &mut weights)?)));
+        let head =
+            architecture.head.as_ref().map(|spec| Ok::<_, LoadError>((spec, head(spec, self.kernels, &mut weights)?)));
         let mut model = assemble(id, &dir, &architecture, loaded, head.transpose()?)?;
         let (counted, expected) =
             (model.info.reference.as_ref().and_then(|r| r.labels.as_ref()), model.info.labels.len());
@@ -219,15 +220,13 @@ fn size(component: &'static str, dtype: &'static str, bytes: u64) -> ComponentSi
 }
 
 /// Takes the head's weights.
-fn head(spec: &HeadSpec, weights: &mut Weights) -> Result<Head, CheckpointError> {
+fn head(spec: &HeadSpec, kernels: Kernels, weights: &mut Weights) -> Result<Head, CheckpointError> {
     let mut layers = Vec::new();
     for layer in &spec.layers {
         let names = &layer.names;
-        layers.push(Dense {
-            weight: weights.take(&names.weight, &[names.outputs, names.inputs])?.into_f32(),
-            bias: weights.take(&names.bias, &[names.outputs])?.into_f32(),
-            activation: layer.activation,
-        });
+        let weight = weights.take(&names.weight, &[names.outputs, names.inputs])?.into_f32();
+        let bias = weights.take(&names.bias, &[names.outputs])?.into_f32();
+        layers.push(Dense::new(kernels, &weight, &bias, layer.activation));
     }
     Ok(Head { pooling: spec.pooling, layers })
 }
@@ -249,11 +248,7 @@ fn assemble(
     let (mut classifier, mut embedder, mut summarizer) = (None, None, None);
     match head {
         Some((spec, head)) => {
-            sizes.push(size(
-                "head",
-                "f32",
-                4 * head.layers.iter().map(|l| l.weight.len() + l.bias.len()).sum::<usize>() as u64,
-            ));
+            sizes.push(size("head", "f32", 4 * head.layers.iter().map(Dense::parameters).sum::<usize>() as u64));
             classifier = Some(Arc::new(Classifier {
                 model: SequenceModel { encoder: encoder.clone(), head: Arc::new(head) },
                 tokenizer: tokenizer.clone(),

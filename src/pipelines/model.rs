@@ -49,7 +49,7 @@ impl SequenceModel {
         let mut hidden = Vec::new();
         self.encoder.forward(batch, workspace, &mut hidden);
         let width = self.encoder.spec().hidden_size;
-        batch.ranges().map(|r| self.head.apply(&hidden[r.start * width..r.end * width], width)).collect()
+        self.head.apply_to_all(batch.ranges().map(|r| &hidden[r.start * width..r.end * width]), width)
     }
 }
 

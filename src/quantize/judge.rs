@@ -159,7 +159,7 @@ impl Judge {
 
     fn rows_of_hidden(&self, hidden: &[Vec<f32>], width: usize) -> Vec<Row> {
         let of_batch = |(batch, hidden): (&RaggedBatch, &Vec<f32>)| {
-            batch.ranges().map(|r| self.head.apply(&hidden[r.start * width..r.end * width], width)).collect::<Vec<_>>()
+            self.head.apply_to_all(batch.ranges().map(|r| &hidden[r.start * width..r.end * width]), width)
         };
         let mut rows: Vec<Row> = self.batches.iter().zip(hidden).flat_map(of_batch).collect();
         rows.iter_mut().for_each(|row| row.truncate(self.compared));

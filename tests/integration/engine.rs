@@ -12,6 +12,7 @@ use octet::architectures::{
 };
 use octet::config::{BatchingSettings, FeedbackSettings, ShadowSettings};
 use octet::engine::{Answer, Engine, EngineError, EngineOptions, Registry, RequestContext};
+use octet::kernels::Kernels;
 use octet::pipelines::{
     Classifier, ClassifyInput, ClassifyOptions, Dense, Head, Model, ModelInfo, OutputActivation, Pipeline,
     PipelineError, Prepared, Row, SequenceModel, Task,
@@ -268,7 +269,7 @@ async fn until(condition: impl Fn() -> bool) {
 
 /// Rows are `factor` times (sum of ids, length).
 fn sequence_model(encoder: &Arc<FakeEncoder>, factor: f32) -> SequenceModel {
-    let scale = Dense { weight: vec![factor, 0.0, 0.0, factor], bias: vec![0.0; 2], activation: None };
+    let scale = Dense::new(Kernels::detect(), &[factor, 0.0, 0.0, factor], &[0.0; 2], None);
     let head = Head { pooling: Pooling::Cls, layers: vec![scale] };
     SequenceModel { encoder: encoder.clone(), head: Arc::new(head) }
 }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use octet::architectures::{
     Activation, Encoder, EncoderSpec, EncoderWorkspace, LayerSpec, Pooling, ProblemType, RaggedBatch,
 };
+use octet::kernels::Kernels;
 use octet::pipelines::{Classifier, Dense, Embedder, Head, Model, ModelInfo, SequenceModel, Summarizer};
 use octet::text::Tokenizer;
 
@@ -125,8 +126,8 @@ fn make(is_original: bool) -> (Vec<Arc<Model>>, Arc<Gate>) {
         layer_norm_eps: 1e-12,
     };
     let encoder: Arc<dyn Encoder> = Arc::new(ObedientEncoder { spec, gate: gate.clone(), is_original });
-    let weight = vec![0.5, -0.5, 1.0, 0.0, -0.5, 0.5, 0.0, 1.0, 0.1, 0.1, -1.0, 0.0];
-    let layers = vec![Dense { weight, bias: vec![0.0, 0.1, -0.1], activation: None }];
+    let weight = [0.5, -0.5, 1.0, 0.0, -0.5, 0.5, 0.0, 1.0, 0.1, 0.1, -1.0, 0.0];
+    let layers = vec![Dense::new(Kernels::detect(), &weight, &[0.0, 0.1, -0.1], None)];
     let labels: Vec<String> = ["negative", "neutral", "positive"].map(String::from).into();
     let classifier = Classifier {
         model: SequenceModel { encoder: encoder.clone(), head: Arc::new(Head { pooling: Pooling::Mean, layers }) },
