@@ -31,6 +31,7 @@ pub(super) fn run(subject: &Subject) -> anyhow::Result<(Section, f64)> {
         "tokens/s",
         "engine alone",
         "%",
+        "% by CPU",
         "p50 ms",
         "p99 ms",
         "in a batch",
@@ -69,6 +70,7 @@ pub(super) fn run(subject: &Subject) -> anyhow::Result<(Section, f64)> {
             }
             let texts = (run.requests * size) as f64;
             let per_text = |seconds: f64| format!("{:.0}", seconds * 1e6 / texts);
+            let by_cpu = by_cpu_time(&run, alone, subject.threads);
             let [p50, p90, p99] = run.latency;
             table.row([
                 service.name.to_string(),
@@ -77,6 +79,7 @@ pub(super) fn run(subject: &Subject) -> anyhow::Result<(Section, f64)> {
                 format!("{:.0}", run.tokens_per_second),
                 format!("{alone:.0}"),
                 format!("{:.1}", 100.0 * run.tokens_per_second / alone),
+                format!("{:.1}", 100.0 * by_cpu),
                 format!("{:.2}", p50 * 1e3),
                 format!("{:.2}", p99 * 1e3),
                 format!("{:.1}", run.batch),
@@ -90,6 +93,7 @@ pub(super) fn run(subject: &Subject) -> anyhow::Result<(Section, f64)> {
                 "task": service.name, "texts_per_request": size, "connections": connections, "requests": run.requests,
                 "requests_per_second": run.requests_per_second, "tokens_per_second": run.tokens_per_second,
                 "engine_tokens_per_second": alone, "ratio": run.tokens_per_second / alone,
+                "ratio_by_cpu": by_cpu,
                 "p50_seconds": p50, "p90_seconds": p90, "p99_seconds": p99, "mean_batch": run.batch,
                 "client_cpu_seconds": run.client_cpu,
                 "compute_threads": usage(run.compute), "other_threads": usage(run.others),
@@ -100,7 +104,8 @@ pub(super) fn run(subject: &Subject) -> anyhow::Result<(Section, f64)> {
     let notes = vec![
         format!(
             "% is by the engine alone: token ids in, hidden states out, all texts in batches of {BATCH} on {} thread(s), \
-             measured between the rows. The faster of {RUNS} runs each; every request is answered.",
+             measured between the rows. The faster of {RUNS} runs each; every request is answered. By CPU: tokens in a second \
+             of the server's CPU time, by those of the engine alone, as if the client ran elsewhere.",
             subject.threads
         ),
         "Client, async (HTTP, JSON, tokenizing) and compute: CPU microseconds a text; they share the machine. Waits: \
@@ -111,6 +116,13 @@ pub(super) fn run(subject: &Subject) -> anyhow::Result<(Section, f64)> {
     let figures = vec![figure(&rows)];
     let section = Section { key: "http_throughput", title, table, rows, figures, notes };
     Ok((section, capacity))
+}
+
+/// Tokens that the server answered in a second of its CPU time, by those that the engine alone computes in one on each of
+/// its `threads` threads, `alone` on all together.
+fn by_cpu_time(run: &Run, alone: f64, threads: usize) -> f64 {
+    let cpu = run.compute.cpu + run.others.cpu;
+    run.tokens as f64 / cpu.as_secs_f64() * threads as f64 / alone
 }
 
 /// Tokens a second by task and load, beside the engine alone.
@@ -140,6 +152,7 @@ fn figure(rows: &[Value]) -> String {
 
 struct Run {
     requests: usize,
+    tokens: usize,
     requests_per_second: f64,
     tokens_per_second: f64,
     /// p50, p90 and p99 in seconds.
@@ -176,6 +189,7 @@ fn measure(subject: &Subject, requests: &[Request], tokens: &[usize], connection
         };
         let run = Run {
             requests: samples.len(),
+            tokens: samples.iter().map(|s| tokens[s.request]).sum(),
             requests_per_second: counted.len() as f64 / seconds,
             tokens_per_second: counted.iter().map(|s| tokens[s.request]).sum::<usize>() as f64 / seconds,
             latency: percentiles(samples.iter().map(|s| (s.done - s.sent).as_secs_f64()).collect()),
