@@ -14,6 +14,7 @@ mod job;
 mod queue;
 mod registry;
 mod request;
+mod seat;
 mod shadow;
 mod share;
 mod worker;

@@ -5,7 +5,7 @@
 //! there is room for others. The lock is held for bookkeeping only, never while anything is computed.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::telemetry::{Metrics, Stage, Trigger};
@@ -13,6 +13,7 @@ use crate::telemetry::{Metrics, Stage, Trigger};
 use super::EngineError;
 use super::batcher::{Limits, Picks, Plan, Threads, Waiting, plan};
 use super::job::{Job, Portion};
+use super::seat::Seat;
 use super::share::{Invitation, Share};
 
 /// Bounds for [`EngineError::Overloaded`]'s advice.
@@ -27,8 +28,6 @@ pub(super) struct Queue {
     threads: usize,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
-    /// Signalled when there may be work, or the queue was closed.
-    work: Condvar,
 }
 
 #[derive(Default)]
@@ -40,9 +39,9 @@ struct State {
     tokens: usize,
     busy: usize,
     closed: bool,
-    /// Threads that wait for work.
-    asleep: usize,
-    /// For threads that wait for work.
+    /// Threads that wait for work and were not called yet; the last one has waited least, so it is called first.
+    free: Vec<Arc<Seat>>,
+    /// For threads that were called.
     invitations: Vec<Invitation>,
     /// Tokens per second of one thread, measured; 0 before the first batch.
     speed: f64,
@@ -103,7 +102,7 @@ impl Drop for Batch {
 impl Queue {
     pub(super) fn new(limits: Limits, max_tokens: usize, threads: usize, metrics: Arc<Metrics>) -> Arc<Self> {
         let state = State::default();
-        Arc::new(Queue { limits, max_tokens, threads, metrics, state: Mutex::new(state), work: Condvar::new() })
+        Arc::new(Queue { limits, max_tokens, threads, metrics, state: Mutex::new(state) })
     }
 
     /// Refuses early, before a request is tokenized, what could not be admitted anyway.
@@ -128,7 +127,7 @@ impl Queue {
         state.charged += self.charge(tokens);
         state.tokens += tokens;
         state.line.push_back(Entry { job, since: now, next: 0, tokens });
-        self.wake_one(state);
+        self.call_one(state);
         Ok(())
     }
 
@@ -169,12 +168,12 @@ impl Queue {
                 Plan::Run(picks) => {
                     let batch = self.start(&mut state, picks, now);
                     if !state.line.is_empty() {
-                        self.wake_one(state);
+                        self.call_one(state);
                     }
                     return Some(Work::Batch(batch));
                 }
-                Plan::WaitUntil(time) => self.sleep(state, Some(time.saturating_duration_since(now))),
-                Plan::Idle => self.sleep(state, None),
+                Plan::WaitUntil(time) => self.wait(state, Some(time.saturating_duration_since(now))),
+                Plan::Idle => self.wait(state, None),
             };
         }
     }
@@ -187,8 +186,7 @@ impl Queue {
         share: impl FnOnce(usize) -> Option<Arc<Share>>,
     ) -> Option<Arc<Share>> {
         let mut state = self.state();
-        let free = state.asleep.saturating_sub(state.invitations.len());
-        let members = most.min(free + 1);
+        let members = most.min(state.free.len() + 1);
         if members < 2 || !state.line.is_empty() || state.closed {
             return None;
         }
@@ -197,8 +195,10 @@ impl Queue {
             state.busy += 1;
             state.invitations.push(Invitation { share: share.clone(), member, queue: self.clone() });
         }
+        let left = state.free.len() + 1 - members;
+        let called = state.free.split_off(left);
         drop(state);
-        (1..members).for_each(|_| self.work.notify_one());
+        called.iter().for_each(|seat| seat.call());
         Some(share)
     }
 
@@ -207,24 +207,23 @@ impl Queue {
         self.state().busy -= 1;
     }
 
-    /// Waits for a signal, no longer than `pause`.
-    fn sleep<'a>(&'a self, mut state: MutexGuard<'a, State>, pause: Option<Duration>) -> MutexGuard<'a, State> {
-        state.asleep += 1;
-        let mut state = match pause {
-            Some(pause) => self.work.wait_timeout(state, pause).unwrap_or_else(PoisonError::into_inner).0,
-            None => self.work.wait(state).unwrap_or_else(PoisonError::into_inner),
-        };
-        state.asleep -= 1;
+    /// Waits until there may be work, no longer than `pause`.
+    fn wait<'a>(&'a self, mut state: MutexGuard<'a, State>, pause: Option<Duration>) -> MutexGuard<'a, State> {
+        let seat = Seat::take();
+        state.free.push(seat.clone());
+        drop(state);
+        seat.wait(pause);
+        let mut state = self.state();
+        // It is still there when nobody called.
+        state.free.retain(|other| !Arc::ptr_eq(other, &seat));
         state
     }
 
-    /// Signals work to a thread that sleeps, if there is one. A thread that is awake looks at the line before it sleeps.
-    fn wake_one(&self, state: MutexGuard<'_, State>) {
-        let someone_sleeps = state.asleep > 0;
+    /// Calls a thread that waits for work, if there is one. A thread that does not wait looks at the line before it does.
+    fn call_one(&self, mut state: MutexGuard<'_, State>) {
+        let seat = state.free.pop();
         drop(state);
-        if someone_sleeps {
-            self.work.notify_one();
-        }
+        seat.iter().for_each(|seat| seat.call());
     }
 
     /// Admits and hands out nothing more, and answers every request in line with [`EngineError::Draining`].
@@ -235,8 +234,9 @@ impl Queue {
             let job = self.remove_at(&mut state, 0);
             job.fail(EngineError::Draining);
         }
+        let called = std::mem::take(&mut state.free);
         drop(state);
-        self.work.notify_all();
+        called.iter().for_each(|seat| seat.call());
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

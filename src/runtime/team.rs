@@ -14,7 +14,7 @@ use smallvec::SmallVec;
 use crate::kernels::AlignedVec;
 
 /// Looks at the others before a waiting member offers its CPU to other threads.
-const SPINS: usize = 1 << 14;
+const SPINS: usize = 1 << 9;
 /// Members whose slots are listed without allocating.
 const USUAL_MEMBERS: usize = 8;
 
