@@ -32,8 +32,9 @@ use crate::kernels::affine::{Granularity, Levels, Scheme};
 use super::Rounding;
 
 /// The recipes that come with Octet, by name: the files of `config/recipes`.
-pub const RECIPES: [(&str, &str); 8] = [
+pub const RECIPES: [(&str, &str); 9] = [
     ("w8a8", include_str!("../../config/recipes/w8a8.toml")),
+    ("w8a8-words4", include_str!("../../config/recipes/w8a8-words4.toml")),
     ("w8a8-static", include_str!("../../config/recipes/w8a8-static.toml")),
     ("w4a8", include_str!("../../config/recipes/w4a8.toml")),
     ("w4a8-group32", include_str!("../../config/recipes/w4a8-group32.toml")),

@@ -15,6 +15,7 @@ mod prometheus;
 mod quantization;
 mod schemes;
 mod settings;
+mod smoothing;
 mod summaries;
 mod support;
 mod tidy;
