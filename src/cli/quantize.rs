@@ -133,16 +133,21 @@ pub(super) fn run(args: QuantizeArgs, common: &Common) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The recipe of the arguments.
-fn recipe(args: &QuantizeArgs) -> anyhow::Result<Recipe> {
-    let file = Path::new(&args.recipe);
-    let mut recipe = match file.extension() {
+/// A shipped recipe by its name, or that of a TOML file.
+pub(super) fn read_recipe(name: &str) -> anyhow::Result<Recipe> {
+    let file = Path::new(name);
+    Ok(match file.extension() {
         Some(extension) if extension == "toml" => {
             let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-            Recipe::parse(&text, &args.recipe)?
+            Recipe::parse(&text, name)?
         }
-        _ => Recipe::named(&args.recipe)?,
-    };
+        _ => Recipe::named(name)?,
+    })
+}
+
+/// The recipe of the arguments.
+fn recipe(args: &QuantizeArgs) -> anyhow::Result<Recipe> {
+    let mut recipe = read_recipe(&args.recipe)?;
     args.layers.iter().try_for_each(|rule| recipe.add_layer(rule))?;
     recipe.rounding = args.rounding.unwrap_or(recipe.rounding);
     recipe.bias_correction |= args.bias_correction;

@@ -7,7 +7,7 @@ mod scheme;
 mod weights;
 
 pub use scheme::{Granularity, Inputs, Levels, Scheme};
-pub use weights::{QuantizedWeights, mse, quantize_weights, round_symmetric, sqnr_db};
+pub use weights::{QuantizedWeights, mse, quantize_weights, quantize_with_scales, round_symmetric, sqnr_db};
 
 /// Scale and zero point of an affine quantization: `r = (q - zero_point) * scale`.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -65,6 +65,14 @@ impl SelfAttention {
         *[&mut self.query, &mut self.key, &mut self.value, &mut self.output][index] = linear;
     }
 
+    /// Queries, keys and values, `[tokens, heads * head_dim]` each, of what the block gets, `[tokens, hidden]`.
+    ///
+    /// # Errors
+    /// When the width differs.
+    pub fn projections(&self, x: &Tensor) -> Result<[Tensor; 3]> {
+        Ok([self.query.forward(x)?, self.key.forward(x)?, self.value.forward(x)?])
+    }
+
     /// What the output projection gets, `[tokens, hidden]` → `[tokens, heads * head_dim]`; every token sees every token of its
     /// sequence. `starts` is where each sequence starts, and the total; `dropout` drops of the attention weights.
     /// Attention runs on kernels, as in the executor that serves, when the parameters said so, or when queries, keys and
@@ -73,7 +81,7 @@ impl SelfAttention {
     /// # Errors
     /// When the width differs.
     pub fn context(&self, x: &Tensor, starts: &Arc<[usize]>, dropout: Dropout) -> Result<Tensor> {
-        let parts = [self.query.forward(x)?, self.key.forward(x)?, self.value.forward(x)?];
+        let parts = self.projections(x)?;
         let of_products = || {
             let [query, key, value] = [&self.query, &self.key, &self.value].map(Linear::kernels);
             query.filter(|_| key.is_some() && value.is_some())

@@ -109,6 +109,17 @@ impl CandleEncoder {
         self.embeddings.words()
     }
 
+    /// Queries, keys and values of block `layer`, `[tokens, heads * head_dim]` each, of what the block gets.
+    ///
+    /// # Errors
+    /// When the width differs.
+    ///
+    /// # Panics
+    /// When there are not that many layers.
+    pub fn projections(&self, layer: usize, x: &Tensor) -> Result<[Tensor; 3]> {
+        self.layers[layer].attention.projections(x)
+    }
+
     /// Number of transformer blocks.
     pub fn num_layers(&self) -> usize {
         self.layers.len()

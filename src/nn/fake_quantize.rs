@@ -2,14 +2,15 @@
 //! straight through the rounding (Bengio et al. 2013; Jacob et al. 2018).
 //!
 //! Forward is the definition in `kernels::affine`. Backward is the identity: where scales are those of the values
-//! themselves, nothing lies outside the range.
+//! themselves, nothing lies outside the range. [`learned_step`](super::learned_step) has scales that are learned.
 
-use candle_core::{CpuStorage, CustomOp1, Error, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Error, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use crate::kernels::affine::{Granularity, Inputs, Scheme, quantize_row_u8, quantize_row_u8_static, quantize_weights};
+use crate::kernels::affine::{Granularity, Inputs, Scheme, quantize_weights};
+use crate::kernels::{Kernels, QuantizedRows};
 
-use super::fused::rows_at_once;
+use super::fused::{rows_at_once, vectorized};
 
 /// Rounds each row to u8 and back, by the definitions in `kernels::affine`; float inputs pass unchanged.
 #[derive(Clone, Copy, Debug)]
@@ -25,16 +26,18 @@ impl CustomOp1 for FakeQuantize {
         let (_, k) = layout.shape().dims2()?;
         let (start, end) = layout.contiguous_offsets().ok_or(Error::RequiresContiguous { op: "fake-quantize" })?;
         let mut rows = storage.as_slice::<f32>()?[start..end].to_vec();
-        let k = k.max(1);
+        let (k, kernels) = (k.max(1), Kernels::detect());
         rows.par_chunks_mut(rows_at_once(k) * k).for_each(|rows| {
-            let mut q = vec![0u8; k];
-            for row in rows.chunks_exact_mut(k) {
-                let params = match self.0 {
-                    Inputs::Float => continue,
-                    Inputs::Dynamic => quantize_row_u8(row, &mut q),
-                    Inputs::Static(params) => quantize_row_u8_static(row, params, &mut q),
-                };
-                row.iter_mut().zip(&q).for_each(|(x, &q)| *x = params.dequantize(i32::from(q)));
+            let mut quantized = QuantizedRows::new();
+            match self.0 {
+                Inputs::Float => return,
+                Inputs::Dynamic => kernels.quantize_rows(rows, k, &mut quantized),
+                Inputs::Static(params) => kernels.quantize_rows_static(rows, k, params, &mut quantized),
+            }
+            for (i, row) in rows.chunks_exact_mut(k).enumerate() {
+                let (scale, zero) = (quantized.scale()[i], quantized.zero_point()[i]);
+                let q = quantized.row(i);
+                vectorized(|| row.iter_mut().zip(q).for_each(|(x, &q)| *x = (i32::from(q) - zero) as f32 * scale));
             }
         });
         Ok((CpuStorage::F32(rows), layout.shape().clone()))
@@ -42,6 +45,29 @@ impl CustomOp1 for FakeQuantize {
 
     fn bwd(&self, _: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
         Ok(Some(gradient.clone()))
+    }
+}
+
+/// Gives its second argument, and passes the gradient to its first: a value and what it was rounded to.
+#[derive(Clone, Copy, Debug)]
+pub struct StraightThrough;
+
+impl CustomOp2 for StraightThrough {
+    fn name(&self) -> &'static str {
+        "straight-through"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, from: &Layout, to: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        if from.shape() != layout.shape() {
+            let shapes = format!("{:?} and {:?}", from.shape(), layout.shape());
+            return Err(Error::Msg(format!("straight-through: shapes differ: {shapes}")));
+        }
+        let (start, end) = layout.contiguous_offsets().ok_or(Error::RequiresContiguous { op: self.name() })?;
+        Ok((CpuStorage::F32(to.as_slice::<f32>()?[start..end].to_vec()), layout.shape().clone()))
+    }
+
+    fn bwd(&self, _: &Tensor, _: &Tensor, _: &Tensor, gradient: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        Ok((Some(gradient.clone()), None))
     }
 }
 
@@ -83,7 +109,7 @@ mod tests {
     use candle_core::{Device, Var};
 
     use super::*;
-    use crate::kernels::affine::Levels;
+    use crate::kernels::affine::{Levels, quantize_row_u8};
 
     fn matrix(rows: usize, columns: usize) -> Vec<f32> {
         (0..rows * columns).map(|i| (0.37 * (i * i % 101) as f32).sin() * (1.0 + (i % 7) as f32)).collect()

@@ -4,12 +4,13 @@ use candle_core::{Device, Result, Tensor};
 
 use crate::architectures::LinearNames;
 use crate::checkpoint;
-use crate::kernels::affine::{Inputs, Scheme};
+use crate::kernels::affine::Inputs;
 use crate::kernels::{Kernels, PackedWeights};
 
 use super::fake_quantize::{FakeQuantize, FakeQuantizeWeights};
-use super::fused;
 use super::int8_op::Int8Linear;
+use super::learned_step::{LearnedInputStep, LearnedStep};
+use super::{FakeQuantizedAs, fused};
 
 /// What the matrix products of a stored model run in.
 #[derive(Clone, Copy, Debug)]
@@ -31,16 +32,8 @@ pub enum Linear {
         /// `[outputs]`.
         bias: Tensor,
     },
-    /// In f32 over the values that integers stand for: weights as `scheme` stores them, rows of `x` as they enter an
-    /// integer product; differentiable, straight through the rounding.
-    FakeQuantized {
-        /// `[outputs, inputs]`.
-        weight: Tensor,
-        /// `[outputs]`.
-        bias: Tensor,
-        /// How the weight is stored.
-        scheme: Scheme,
-    },
+    /// In f32 over the values that integers stand for; differentiable, straight through the rounding.
+    FakeQuantized(FakeQuantized),
     /// In f32 with widened weights, the rows of `x` rounded as `inputs` says; no gradient passes the rounding.
     Rounded {
         /// `[outputs, inputs]`.
@@ -54,6 +47,39 @@ pub enum Linear {
     },
     /// Int8 weights, rows of `x` quantized on the fly; has no gradient, and `backward` says so.
     Int8(Int8Linear),
+}
+
+/// A layer that is trained as it will be stored.
+#[derive(Clone, Debug)]
+pub struct FakeQuantized {
+    /// `[outputs, inputs]`.
+    pub weight: Tensor,
+    /// `[outputs]`.
+    pub bias: Tensor,
+    /// How weight and inputs are stored.
+    pub form: FakeQuantizedAs,
+    /// Logarithms of the weight's scales, one for each group, when they are learned.
+    pub scale: Option<Tensor>,
+    /// Logarithm of the scale of static inputs, `[1]`, when it is learned.
+    pub input_scale: Option<Tensor>,
+}
+
+impl FakeQuantized {
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (x, weight) = (x.contiguous()?, self.weight.contiguous()?);
+        let x = match (&self.input_scale, self.form.inputs) {
+            (_, Inputs::Float) => x,
+            (Some(log), Inputs::Static(params)) => {
+                x.apply_op2(log, LearnedInputStep { zero_point: params.zero_point })?
+            }
+            (_, inputs) => x.apply_op1(FakeQuantize(inputs))?,
+        };
+        let weight = match &self.scale {
+            Some(logs) => weight.apply_op2(logs, LearnedStep(self.form.scheme))?,
+            None => weight.apply_op1(FakeQuantizeWeights(self.form.scheme))?,
+        };
+        fused::linear(&x, &weight, &self.bias)
+    }
 }
 
 impl Linear {
@@ -91,16 +117,18 @@ impl Linear {
         }
     }
 
-    /// The same kind of layer with another weight, `[outputs, inputs]`, and bias, `[outputs]`, that are f32.
+    /// The same kind of layer with another weight, `[outputs, inputs]`, and bias, `[outputs]`, that are f32, and with the
+    /// logarithms of its scales when those are learned.
     ///
     /// # Panics
     /// When this one multiplies packed integers, which are not f32.
-    pub fn with_values(&self, weight: Tensor, bias: Tensor) -> Self {
+    pub fn with_values(&self, weight: Tensor, bias: Tensor, scale: Option<Tensor>) -> Self {
         let mut linear = self.clone();
         match &mut linear {
-            Linear::Float { weight: w, bias: b }
-            | Linear::FakeQuantized { weight: w, bias: b, .. }
-            | Linear::Rounded { weight: w, bias: b, .. } => (*w, *b) = (weight, bias),
+            Linear::Float { weight: w, bias: b } | Linear::Rounded { weight: w, bias: b, .. } => {
+                (*w, *b) = (weight, bias)
+            }
+            Linear::FakeQuantized(layer) => (layer.weight, layer.bias, layer.scale) = (weight, bias, scale),
             Linear::Int8(_) => panic!("a layer of packed integers has no f32 weight"),
         }
         linear
@@ -108,13 +136,13 @@ impl Linear {
 
     /// Whether the product runs with rounded inputs and weights.
     pub fn is_quantized(&self) -> bool {
-        !matches!(self, Linear::Float { .. } | Linear::FakeQuantized { .. })
+        !matches!(self, Linear::Float { .. } | Linear::FakeQuantized(_))
     }
 
     /// The kernels that steps around a quantized product run on.
     pub fn kernels(&self) -> Option<Kernels> {
         match self {
-            Linear::Float { .. } | Linear::FakeQuantized { .. } => None,
+            Linear::Float { .. } | Linear::FakeQuantized(_) => None,
             Linear::Rounded { kernels, .. } => Some(*kernels),
             Linear::Int8(linear) => Some(linear.kernels()),
         }
@@ -127,10 +155,7 @@ impl Linear {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {
             Linear::Float { weight, bias } => fused::linear(x, weight, bias),
-            Linear::FakeQuantized { weight, bias, scheme } => {
-                let x = x.contiguous()?.apply_op1(FakeQuantize(Inputs::Dynamic))?;
-                fused::linear(&x, &weight.contiguous()?.apply_op1(FakeQuantizeWeights(*scheme))?, bias)
-            }
+            Linear::FakeQuantized(layer) => layer.forward(x),
             Linear::Rounded { weight, bias, inputs, .. } => {
                 fused::linear(&x.contiguous()?.apply_op1_no_bwd(&FakeQuantize(*inputs))?, weight, bias)
             }

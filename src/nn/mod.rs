@@ -21,6 +21,7 @@ mod encoder;
 mod fake_quantize;
 mod fused;
 mod int8_op;
+mod learned_step;
 mod linear;
 mod norm;
 mod parameters;
@@ -28,6 +29,6 @@ mod parameters;
 mod tests;
 
 pub use encoder::{CandleEncoder, Enters, See, Site};
-pub use fused::{Dropout, linear};
-pub use linear::{Linear, Precision};
-pub use parameters::{FakeQuantization, Parameters, Stored, Trainable};
+pub use fused::{Dropout, Relation, linear};
+pub use linear::{FakeQuantized, Linear, Precision};
+pub use parameters::{FakeQuantization, FakeQuantizedAs, Parameters, Stored, Trainable, input_scale, weight_scale};

@@ -176,7 +176,7 @@ impl Dataset {
     }
 
     /// The chosen examples as one batch.
-    pub(super) fn batch(&self, chosen: &[usize]) -> RaggedBatch {
+    pub fn batch(&self, chosen: &[usize]) -> RaggedBatch {
         let mut batch = RaggedBatch::new();
         for index in chosen {
             let tokens = &self.items[*index].tokens;

@@ -11,11 +11,12 @@ use rand::seq::SliceRandom;
 
 use crate::architectures::ProblemType;
 use crate::checkpoint::{self, LayerConfig};
+use crate::kernels::affine::{Inputs, QuantizedWeights};
 use crate::nn::Dropout;
 use crate::pipelines::softmax_temperature;
 
 use super::dataset::Item;
-use super::network::{Outputs, Variable};
+use super::network::{Outputs, Part, Variable};
 use super::objective::loss;
 use super::optimizer::{AdamW, Gradient, Moments, Step};
 use super::prune::{Importance, zero_smallest};
@@ -41,6 +42,9 @@ pub enum Event<'a> {
 pub struct FineTuned {
     /// Encoder and head at the best epoch, by name.
     pub tensors: BTreeMap<String, checkpoint::Tensor>,
+    /// The modules of the encoder as they are stored, by the names of their weights, when training was
+    /// quantization-aware: the integers and scales that it saw, and how inputs are rounded.
+    pub stored: BTreeMap<String, (QuantizedWeights, Inputs)>,
     /// The heads and neurons of each block that are left.
     pub layers: Vec<LayerConfig>,
     /// Which epoch that was, from 1.
@@ -84,6 +88,10 @@ pub fn fine_tune(
     mut progress: impl FnMut(Event<'_>),
 ) -> Result<FineTuned, TrainError> {
     let Lesson { train, dev, .. } = lesson;
+    if settings.prunes_structures() && network.has_groups() {
+        let reason = "pruning takes columns out of groups that share a scale; give weights one scale for each channel";
+        return Err(TrainError::Data(reason.into()));
+    }
     let mut run = Run::new(network, lesson, settings);
     if let Some(folder) = checkpoints {
         run.take_up(folder)?;
@@ -140,6 +148,7 @@ impl<'a> Run<'a> {
             examples: lesson.train.len(),
             scale: lesson.scale,
             layers: network.layers().to_vec(),
+            quantization: network.forms(),
             history: History::default(),
         };
         let optimizer = AdamW::new(network.variables().iter().map(|v| v.var.elem_count()));
@@ -153,7 +162,7 @@ impl<'a> Run<'a> {
     /// Goes on from a checkpoint, when there is one.
     fn take_up(&mut self, folder: &Path) -> Result<(), TrainError> {
         let Some(state) = State::read(folder, &mut self.network)? else { return Ok(()) };
-        state.check(folder, self.settings, self.position.examples)?;
+        state.check(folder, &self.position)?;
         self.network.restore(&state.weights)?;
         self.optimizer.set_state(state.position.optimizer_steps, state.moments);
         (self.position, self.best, self.importance) = (state.position, state.best, state.importance);
@@ -188,7 +197,7 @@ impl<'a> Run<'a> {
         let mut loss = loss(&outputs.logits, &items, self.lesson.task, self.position.scale, self.settings)?;
         if let Some(teacher) = self.lesson.teacher {
             let weight = self.settings.teacher_weight;
-            let taught = teacher.loss(&outputs, &batch, self.lesson.task, self.settings)?;
+            let taught = teacher.loss(&self.network, &outputs, &batch, self.lesson.task, self.settings)?;
             loss = ((loss * (1.0 - weight))? + (taught * weight)?)?;
         }
         let value = loss.to_scalar::<f32>()?;
@@ -251,7 +260,11 @@ impl<'a> Run<'a> {
         };
         let step = |(index, variable)| {
             let variable: &Variable = variable;
-            let rate = if variable.head { self.settings.head_learning_rate } else { self.settings.learning_rate };
+            let rate = match variable.part {
+                Part::Encoder => self.settings.learning_rate,
+                Part::Head => self.settings.head_learning_rate,
+                Part::Scales => self.settings.scale_learning_rate,
+            };
             let gradient = if index == self.network.words() {
                 let rows = gradients.get(outputs.words.as_tensor()).ok_or_else(|| missing(&variable.name))?;
                 Gradient::Rows(&outputs.word_ids, rows)
@@ -311,6 +324,7 @@ impl<'a> Run<'a> {
         });
         Ok(FineTuned {
             tensors: self.network.tensors(best, task, self.position.scale),
+            stored: self.network.stored(best),
             layers: self.network.layers().to_vec(),
             epoch: self.position.best_epoch,
             dev: dev_scores,

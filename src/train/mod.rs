@@ -28,7 +28,7 @@ mod tests;
 pub use dataset::{Dataset, Task, ValueScale};
 pub use error::TrainError;
 pub use fine_tune::{Event, FineTuned, Lesson, fine_tune};
-pub use network::{Network, NetworkOptions};
+pub use network::{Network, NetworkOptions, check_encoder};
 pub use objective::DevScores;
 pub use settings::FineTuneSettings;
 pub use state::{EpochRecord, History, StepRecord};

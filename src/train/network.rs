@@ -8,7 +8,8 @@ use rand::{Rng, SeedableRng};
 
 use crate::architectures::{self, Encoder, EncoderNames, HeadSpec, LayerNames, Pooling, RaggedBatch};
 use crate::checkpoint::{self, LayerConfig, ModelDir, Weights};
-use crate::nn::{CandleEncoder, Dropout, Enters, FakeQuantization, Trainable, linear};
+use crate::kernels::affine::{Granularity, Inputs, QuantizedWeights};
+use crate::nn::{CandleEncoder, Dropout, Enters, FakeQuantization, Trainable, input_scale, linear, weight_scale};
 
 use super::prune::Kept;
 use super::{Task, TrainError, ValueScale};
@@ -33,6 +34,8 @@ pub struct Network {
     layers: Vec<LayerConfig>,
     /// Which variables the weight and the bias of each block's matrices are, counted as in [`LayerNames::linears`].
     matrices: Vec<[[usize; 2]; 6]>,
+    /// By the names in the folder that was loaded.
+    quantization: FakeQuantization,
 }
 
 /// What a network is made with.
@@ -44,8 +47,8 @@ pub struct NetworkOptions {
     pub scale: ValueScale,
     /// Layers of the folder's encoder that are kept, in rising order; all when absent.
     pub layers: Option<Vec<usize>>,
-    /// How weights and activations are fake-quantized; not at all when absent.
-    pub quantization: Option<FakeQuantization>,
+    /// How weights and activations are fake-quantized, by the names of the model that is written.
+    pub quantization: FakeQuantization,
     /// Of a new head.
     pub seed: u64,
 }
@@ -56,10 +59,19 @@ pub(super) struct Variable {
     /// Its name in the checkpoint.
     pub name: String,
     pub var: Var,
-    /// Whether it belongs to the head, which has a learning rate of its own.
-    pub head: bool,
-    /// Whether weight decay applies: to matrices, not to biases, norms and embedding tables.
+    /// What it belongs to.
+    pub part: Part,
+    /// Whether weight decay applies: to matrices, not to biases, norms, embedding tables and scales.
     pub decay: bool,
+}
+
+/// The parts of a network, which have learning rates of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    Encoder,
+    Head,
+    /// Logarithms of learned scales; they are no tensors of the checkpoint.
+    Scales,
 }
 
 /// Gates on what enters a matrix, in thought: factors of 1 on its columns, on so many at a time.
@@ -75,7 +87,7 @@ pub(super) struct Gates {
 
 /// Rows or columns of a matrix that are kept.
 pub(super) struct Cut {
-    /// Which variable the matrix is; a bias is a matrix of one column.
+    /// Which variable the matrix is; a bias is a matrix of one column, and scales one of as many as a row has.
     pub variable: usize,
     columns: usize,
     along: Along,
@@ -119,12 +131,7 @@ impl Network {
     /// # Errors
     /// [`TrainError`] when the folder has no float encoder of a known family, or not the layers that are asked for.
     pub fn load(dir: &ModelDir, task: &Task, options: &NetworkOptions) -> Result<Self, TrainError> {
-        if dir.is_head_only() {
-            return Err(TrainError::HeadOnly(dir.path().display().to_string()));
-        }
-        if dir.quantization().is_some() {
-            return Err(TrainError::NotFloat(dir.path().display().to_string()));
-        }
+        check_encoder(dir)?;
         let mut weights = dir.weights()?;
         let mut architecture = architectures::describe(dir.config(), &|name| weights.contains(name))?;
         let renamed = match &options.layers {
@@ -138,15 +145,17 @@ impl Network {
         if let Some(kept) = &options.layers {
             architecture.spec.layers = kept.iter().map(|index| architecture.spec.layers[*index]).collect();
         }
-        let mut parameters = Trainable::new(&mut weights).quantized(options.quantization);
-        let encoder = CandleEncoder::build(&architecture.spec, &architecture.encoder, &mut parameters, 1)?;
         let names = &architecture.encoder;
+        let quantization = quantization(names, &renamed, architecture.spec.hidden_size, &options.quantization)?;
+        let mut parameters = Trainable::new(&mut weights).quantized(quantization.clone());
+        let encoder = CandleEncoder::build(&architecture.spec, names, &mut parameters, 1)?;
         let is_table = |name: &str| names.tables().any(|t| t.weight == name);
         let variable = |(name, var): (String, Var)| {
             let decay = var.rank() == 2 && !is_table(&name);
-            Variable { name, var, head: false, decay }
+            Variable { name, var, part: Part::Encoder, decay }
         };
-        let mut variables: Vec<_> = parameters.into_variables().into_iter().map(variable).collect();
+        let (of_encoder, scales) = parameters.into_variables();
+        let mut variables: Vec<_> = of_encoder.into_iter().map(variable).collect();
         let words = variables.iter().position(|v| v.name == names.word_embeddings.weight);
         let words = words.expect("the encoder asked for its word embeddings");
         let head = match architectures::trained_head(dir.config()).filter(|head| fits(head, task, options.pooling)) {
@@ -157,17 +166,15 @@ impl Network {
         let matrices = names.layers.iter().map(|l| l.linears().map(|l| [place(&l.weight), place(&l.bias)])).collect();
         let tensors = head.each_ref().map(|v| v.var.as_tensor().clone());
         variables.extend(head);
-        Ok(Network { encoder, pooling: options.pooling, variables, words, head: tensors, renamed, layers, matrices })
+        let scale = |(name, var): (String, Var)| Variable { name, var, part: Part::Scales, decay: false };
+        variables.extend(scales.into_iter().map(scale));
+        let (pooling, head) = (options.pooling, tensors);
+        Ok(Network { encoder, pooling, variables, words, head, renamed, layers, matrices, quantization })
     }
 
     /// Number of transformer blocks.
     pub fn num_layers(&self) -> usize {
         self.encoder.num_layers()
-    }
-
-    /// Longest sequence that the encoder reads, in tokens.
-    pub fn max_tokens(&self) -> usize {
-        self.encoder.spec().max_tokens()
     }
 
     /// Number of trained values.
@@ -209,14 +216,21 @@ impl Network {
                     4 => (Along::Rows, &kept.neurons),
                     _ => (Along::Columns, &kept.neurons),
                 };
-                let columns = self.variables[weight].var.dim(1)?;
+                let (rows, columns) = self.variables[weight].var.dims2()?;
+                let scales = self.place(&weight_scale(&self.variables[weight].name));
                 if matches!(along, Along::Rows) {
-                    let (along, kept) = (Along::Rows, places.clone());
-                    cuts.push(self.cut(Cut { variable: bias, columns: 1, along, kept })?);
+                    // A scale of the whole matrix stays.
+                    let a_row = |variable: usize| self.variables[variable].var.elem_count() / rows;
+                    let of_rows = scales.map(|scales| (scales, a_row(scales))).filter(|(_, columns)| *columns > 0);
+                    for (variable, columns) in [Some((bias, 1)), of_rows].into_iter().flatten() {
+                        let (along, kept) = (Along::Rows, places.clone());
+                        cuts.push(self.cut(Cut { variable, columns, along, kept })?);
+                    }
                 }
                 cuts.push(self.cut(Cut { variable: weight, columns, along, kept: places.clone() })?);
-                let [weight, bias] = [weight, bias].map(|v| self.variables[v].var.as_tensor().clone());
-                let linear = self.encoder.linear(layer, index).with_values(weight, bias);
+                let values = |v: usize| self.variables[v].var.as_tensor().clone();
+                let linear = self.encoder.linear(layer, index);
+                let linear = linear.with_values(values(weight), values(bias), scales.map(values));
                 self.encoder = self.encoder.with_linear(layer, index, linear);
             }
             let sizes = &mut self.layers[layer];
@@ -226,12 +240,24 @@ impl Network {
         Ok(cuts)
     }
 
+    /// Whether scales are shared by groups of a row's weights, which pruning would break up.
+    pub(super) fn has_groups(&self) -> bool {
+        let matrices = self.matrices().map(|index| &self.variables[index].name);
+        let mut forms = matrices.filter_map(|name| self.quantization.get(name));
+        forms.any(|form| matches!(form.scheme.granularity, Granularity::Group(_)))
+    }
+
+    /// Which variable has a name.
+    fn place(&self, name: &str) -> Option<usize> {
+        self.variables.iter().position(|v| v.name == name)
+    }
+
     /// Puts what is left of a variable in its place.
     fn cut(&mut self, cut: Cut) -> candle_core::Result<Cut> {
         let var = &mut self.variables[cut.variable].var;
         let values = cut.apply(&var.flatten_all()?.to_vec1()?);
         let shape = match (var.dims(), &cut.along) {
-            (&[_], _) => vec![cut.kept.len()],
+            (&[_], _) => vec![values.len()],
             (&[_, columns], Along::Rows) => vec![cut.kept.len(), columns],
             (dims, _) => vec![dims[0], cut.kept.len()],
         };
@@ -272,6 +298,18 @@ impl Network {
         Ok(Outputs { logits: linear(&features, out_weight, out_bias)?, word_ids, words, hidden })
     }
 
+    /// Queries, keys and values of the block that ends at the share `depth` of the depth, `[tokens, width]` each.
+    pub(super) fn projections(&self, depth: f64, outputs: &Outputs) -> candle_core::Result<[Tensor; 3]> {
+        let layers = self.num_layers();
+        let layer = ((depth * layers as f64).ceil() as usize).clamp(1, layers) - 1;
+        self.encoder.projections(layer, &outputs.hidden[layer])
+    }
+
+    /// Width of an attention head.
+    pub(super) fn head_dim(&self) -> usize {
+        self.encoder.spec().head_dim
+    }
+
     /// The values of every variable, in order.
     pub(super) fn snapshot(&self) -> candle_core::Result<Vec<Vec<f32>>> {
         self.variables.iter().map(|v| v.var.flatten_all()?.to_vec1()).collect()
@@ -295,7 +333,7 @@ impl Network {
         scale: ValueScale,
     ) -> BTreeMap<String, checkpoint::Tensor> {
         let mut tensors = BTreeMap::new();
-        for (variable, values) in self.variables.iter().zip(values) {
+        for (variable, values) in self.variables.iter().zip(values).filter(|(v, _)| v.part != Part::Scales) {
             let (shape, mut data) = (variable.var.dims().to_vec(), values.clone());
             if task.has_value() && variable.name.starts_with("head.out.") {
                 let row = data.len() / task.outputs();
@@ -306,11 +344,70 @@ impl Network {
                     *x = scaled as f32;
                 }
             }
-            let name = self.renamed.get(&variable.name).unwrap_or(&variable.name).clone();
-            tensors.insert(name, checkpoint::Tensor::F32 { shape, data });
+            tensors.insert(self.written(&variable.name).into(), checkpoint::Tensor::F32 { shape, data });
         }
         tensors
     }
+
+    /// What a snapshot stores of each module that is fake-quantized, by the name of its weight: the integers that
+    /// training saw, and how inputs are rounded.
+    pub(super) fn stored(&self, values: &[Vec<f32>]) -> BTreeMap<String, (QuantizedWeights, Inputs)> {
+        let of = |name: &str| self.place(name).map(|index| &values[index]);
+        let stored = self.quantization.iter().map(|(name, form)| {
+            let index = self.place(name).expect("a module has a weight");
+            let shape = self.variables[index].var.dims().try_into().expect("a module's weight is a matrix");
+            let (scales, input) = (of(&weight_scale(name)), of(&input_scale(name)));
+            let form = form.store(&values[index], shape, scales.map(Vec::as_slice), input.map(|log| log[0]));
+            (self.written(name).to_string(), form)
+        });
+        stored.collect()
+    }
+
+    /// How modules are fake-quantized, in words, by the names of their weights.
+    pub(super) fn forms(&self) -> BTreeMap<String, String> {
+        self.quantization.iter().map(|(name, form)| (name.clone(), form.to_string())).collect()
+    }
+
+    /// The name that a tensor is written by.
+    fn written<'a>(&'a self, name: &'a str) -> &'a str {
+        self.renamed.get(name).map_or(name, String::as_str)
+    }
+}
+
+/// Refuses a folder that has no float encoder of its own.
+///
+/// # Errors
+/// [`TrainError`] saying what it has.
+pub fn check_encoder(dir: &ModelDir) -> Result<(), TrainError> {
+    let path = || dir.path().display().to_string();
+    match (dir.is_head_only(), dir.quantization()) {
+        (true, _) => Err(TrainError::HeadOnly(path())),
+        (false, Some(_)) => Err(TrainError::NotFloat(path())),
+        (false, None) => Ok(()),
+    }
+}
+
+/// Of the modules that were loaded, how they are fake-quantized; `wanted` has the names they are written by.
+fn quantization(
+    names: &EncoderNames,
+    renamed: &BTreeMap<String, String>,
+    hidden: usize,
+    wanted: &FakeQuantization,
+) -> Result<FakeQuantization, TrainError> {
+    let matrices = names.layers.iter().flat_map(LayerNames::linears).map(|l| (&l.weight, l.inputs));
+    let modules = names.tables().map(|t| (&t.weight, hidden)).chain(matrices);
+    let found = modules.filter_map(|(name, columns)| {
+        let form = *wanted.get(renamed.get(name).unwrap_or(name))?;
+        let fits = form.scheme.groups(columns).is_some();
+        Some(if fits {
+            Ok((name.clone(), form))
+        } else {
+            let scheme = form.scheme;
+            let reason = format!("{name}: {scheme} does not fit rows of {columns} weights; the group must divide them");
+            Err(TrainError::Data(reason))
+        })
+    });
+    found.collect()
 }
 
 /// Leaves layers out. Returns the new names of the tensors of those that stay.
@@ -342,6 +439,10 @@ fn fits(head: &HeadSpec, task: &Task, pooling: Pooling) -> bool {
         && head.problem_type == task.problem_type
 }
 
+fn head_variable(name: &str, var: Var) -> Variable {
+    Variable { decay: var.rank() == 2, name: name.into(), var, part: Part::Head }
+}
+
 /// The head that a folder holds; its number is standardized again.
 fn own_head(
     spec: &HeadSpec,
@@ -359,9 +460,9 @@ fn own_head(
             weight[last * names.inputs..].iter_mut().for_each(|w| *w = (f64::from(*w) / scale.deviation) as f32);
             bias[last] = ((f64::from(bias[last]) - scale.mean) / scale.deviation) as f32;
         }
-        let variable = |name: &str, var: Var| Variable { decay: var.rank() == 2, name: name.into(), var, head: true };
-        variables.push(variable(&names.weight, Var::from_vec(weight, (names.outputs, names.inputs), &Device::Cpu)?));
-        variables.push(variable(&names.bias, Var::from_vec(bias, names.outputs, &Device::Cpu)?));
+        variables
+            .push(head_variable(&names.weight, Var::from_vec(weight, (names.outputs, names.inputs), &Device::Cpu)?));
+        variables.push(head_variable(&names.bias, Var::from_vec(bias, names.outputs, &Device::Cpu)?));
     }
     Ok(variables.try_into().ok().expect("a head of ours has two layers"))
 }
@@ -369,14 +470,13 @@ fn own_head(
 /// Weights uniform in ±sqrt(6 / (inputs + outputs)) (Glorot & Bengio 2010), biases 0.
 fn new_head(width: usize, outputs: usize, seed: u64) -> candle_core::Result<[Variable; 4]> {
     let mut rng = StdRng::seed_from_u64(seed);
-    let variable = |name: &str, var: Var| Variable { decay: var.rank() == 2, name: name.into(), var, head: true };
     let mut weight = |name: &str, outputs: usize| {
         let bound = (6.0 / (width + outputs) as f32).sqrt();
         let values: Vec<f32> = (0..outputs * width).map(|_| rng.random_range(-bound..bound)).collect();
-        Ok::<_, candle_core::Error>(variable(name, Var::from_vec(values, (outputs, width), &Device::Cpu)?))
+        Ok::<_, candle_core::Error>(head_variable(name, Var::from_vec(values, (outputs, width), &Device::Cpu)?))
     };
     let bias = |name: &str, n: usize| {
-        Ok::<_, candle_core::Error>(variable(name, Var::from_vec(vec![0f32; n], n, &Device::Cpu)?))
+        Ok::<_, candle_core::Error>(head_variable(name, Var::from_vec(vec![0f32; n], n, &Device::Cpu)?))
     };
     Ok([
         weight("head.dense.weight", width)?,

@@ -14,6 +14,8 @@ pub struct FineTuneSettings {
     pub learning_rate: f64,
     /// Of the head, likewise.
     pub head_learning_rate: f64,
+    /// Of learned scales, likewise: the largest share by which a step changes a scale.
+    pub scale_learning_rate: f64,
     /// Share of all steps in which the learning rates rise from 0, 0..1.
     pub warmup: f64,
     /// AdamW's decoupled decay of matrices; biases, norms and embedding tables have none.
@@ -40,6 +42,13 @@ pub struct FineTuneSettings {
     pub prune_start: f64,
     /// Share of all steps after which pruning is done, `prune_start`..1; the others are for recovery.
     pub prune_end: f64,
+    /// How much the relations between tokens count beside the teacher's outputs.
+    pub relation_weight: f64,
+    /// Heads that vectors are cut into for relations; when 0, as many as the teacher's attention has, or the most of them
+    /// that divide the student's width.
+    pub relation_heads: usize,
+    /// Where relations are compared, as a share of the depth of each, 0..=1; 1 is the last layer.
+    pub relation_depth: f64,
     /// Epochs without a better dev score after which a run ends.
     pub patience: usize,
     /// Texts are cut to this many tokens while training.
@@ -55,6 +64,7 @@ impl Default for FineTuneSettings {
             batch_size: 32,
             learning_rate: 5e-5,
             head_learning_rate: 5e-4,
+            scale_learning_rate: 1e-3,
             warmup: 0.1,
             weight_decay: 0.01,
             clip: 1.0,
@@ -68,6 +78,9 @@ impl Default for FineTuneSettings {
             prune_magnitude: 0.0,
             prune_start: 0.1,
             prune_end: 0.5,
+            relation_weight: 0.0,
+            relation_heads: 0,
+            relation_depth: 1.0,
             patience: 2,
             max_tokens: 128,
             seed: 1,
@@ -91,6 +104,7 @@ impl FineTuneSettings {
         let positive = [
             ("learning-rate", self.learning_rate),
             ("head-learning-rate", self.head_learning_rate),
+            ("scale-learning-rate", self.scale_learning_rate),
             ("clip", self.clip),
         ];
         if let Some((name, x)) = positive.into_iter().find(|(_, x)| !(x.is_finite() && *x > 0.0)) {
@@ -100,12 +114,14 @@ impl FineTuneSettings {
             ("weight-decay", self.weight_decay),
             ("value-weight", self.value_weight),
             ("hidden-weight", self.hidden_weight),
+            ("relation-weight", self.relation_weight),
         ];
         if let Some((name, x)) = not_negative.into_iter().find(|(_, x)| !(x.is_finite() && *x >= 0.0)) {
             return Err(format!("--{name} is {x}, must be a number and at least 0"));
         }
-        if !(0.0..=1.0).contains(&self.teacher_weight) {
-            return Err(format!("--teacher-weight is {}, must be between 0 and 1", self.teacher_weight));
+        let parts = [("teacher-weight", self.teacher_weight), ("relation-depth", self.relation_depth)];
+        if let Some((name, x)) = parts.into_iter().find(|(_, x)| !(0.0..=1.0).contains(x)) {
+            return Err(format!("--{name} is {x}, must be between 0 and 1"));
         }
         if self.prune_start > self.prune_end {
             let (start, end) = (self.prune_start, self.prune_end);

@@ -77,6 +77,9 @@ pub(super) struct Position {
     pub scale: ValueScale,
     /// The heads and neurons that are left.
     pub layers: Vec<LayerConfig>,
+    /// How modules are fake-quantized, in words.
+    #[serde(default)]
+    pub quantization: BTreeMap<String, String>,
     pub history: History,
 }
 
@@ -176,21 +179,23 @@ impl State {
         Ok(Some(State { weights: take("weight")?, moments, best, position, importance: Importance(importance) }))
     }
 
-    /// Fails unless this state is of a run with these settings, on as many examples.
-    pub fn check(&self, folder: &Path, settings: &FineTuneSettings, examples: usize) -> Result<(), TrainError> {
+    /// Fails unless this state is of a run with the settings, the number of examples and the quantization of `wanted`.
+    pub fn check(&self, folder: &Path, wanted: &Position) -> Result<(), TrainError> {
         let path = folder.join(WEIGHTS);
-        let of = |settings: &FineTuneSettings, examples: usize| -> BTreeMap<String, String> {
-            let serde_json::Value::Object(map) = serde_json::json!(settings) else {
+        let of = |position: &Position| -> BTreeMap<String, String> {
+            let serde_json::Value::Object(map) = serde_json::json!(position.settings) else {
                 unreachable!("settings are a map")
             };
-            let count = ("training examples".to_string(), examples.to_string());
-            map.into_iter().map(|(key, value)| (key, value.to_string())).chain([count]).collect()
+            let count = ("training examples".to_string(), position.examples.to_string());
+            let settings = map.into_iter().map(|(key, value)| (key, value.to_string()));
+            settings.chain([count]).chain(position.quantization.clone()).collect()
         };
-        let (found, wanted) = (of(&self.position.settings, self.position.examples), of(settings, examples));
-        match found.iter().find(|(key, value)| wanted.get(*key) != Some(value)) {
-            Some((key, value)) => {
+        let (found, wanted) = (of(&self.position), of(wanted));
+        match found.keys().chain(wanted.keys()).find(|key| found.get(*key) != wanted.get(*key)) {
+            Some(key) => {
+                let [found, wanted] = [&found, &wanted].map(|of| of.get(key).map_or("none", String::as_str));
                 let reason =
-                    format!("was made with {key} {value}, this run has {}; start anew, or give the same", wanted[key]);
+                    format!("was made with {key} {found}, this run has {wanted}; start anew, or give the same");
                 Err(TrainError::State { path, reason })
             }
             None => Ok(()),

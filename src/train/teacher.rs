@@ -1,9 +1,10 @@
-//! Distillation: a network learns what another one says and thinks (Hinton et al. 2015; Jiao et al. 2020, TinyBERT).
+//! Distillation: a network learns what another one says and thinks (Hinton et al. 2015; Jiao et al. 2020, TinyBERT; Wang
+//! et al. 2021, MiniLMv2).
 
 use candle_core::{D, Tensor};
 
 use crate::architectures::{ProblemType, RaggedBatch};
-use crate::nn::Dropout;
+use crate::nn::{Dropout, Relation};
 
 use super::network::Outputs;
 use super::{FineTuneSettings, Network, Task, TrainError};
@@ -20,15 +21,16 @@ impl Teacher {
         Teacher { networks }
     }
 
-    /// How far the student is from the teacher's networks on a batch, on average.
+    /// How far the student `network`, whose outputs are `student`, is from the teacher's networks on a batch, on average.
     pub(super) fn loss(
         &self,
+        network: &Network,
         student: &Outputs,
         batch: &RaggedBatch,
         task: &Task,
         settings: &FineTuneSettings,
     ) -> Result<Tensor, TrainError> {
-        let of = |network| distance(network, student, batch, task, settings);
+        let of = |teacher| distance(teacher, (network, student), batch, task, settings);
         let distances = self.networks.iter().map(of).collect::<Result<Vec<_>, _>>()?;
         Ok(Tensor::stack(&distances, 0)?.mean_all()?)
     }
@@ -36,15 +38,16 @@ impl Teacher {
 
 /// How far the student is from one teacher on a batch: cross-entropy of the teacher's class probabilities, or
 /// squared error of its scores and numbers; plus, when both are as wide, the squared error of the hidden states,
-/// each layer of the student beside the teacher's at the same share of the depth.
+/// each layer of the student beside the teacher's at the same share of the depth; plus, whatever the widths, the
+/// divergence of the relations between tokens that queries, keys and values have at one share of the depth.
 fn distance(
-    teacher: &Network,
-    student: &Outputs,
+    network: &Network,
+    (student_network, student): (&Network, &Outputs),
     batch: &RaggedBatch,
     task: &Task,
     settings: &FineTuneSettings,
 ) -> Result<Tensor, TrainError> {
-    let teacher = teacher.forward(batch, Dropout::NONE)?;
+    let teacher = network.forward(batch, Dropout::NONE)?;
     let (wanted, found) = (teacher.logits.detach(), &student.logits);
     let classes = if task.problem_type == ProblemType::SingleLabel { task.classes() } else { 0 };
     let numbers = task.outputs() - classes;
@@ -69,5 +72,23 @@ fn distance(
         let weight = settings.hidden_weight / layers as f64;
         parts.push((Tensor::stack(&errors, 0)?.sum_all()? * weight)?);
     }
+    if settings.relation_weight > 0.0 {
+        let found = student_network.projections(settings.relation_depth, student)?;
+        let wanted = network.projections(settings.relation_depth, &teacher)?;
+        let heads = match settings.relation_heads {
+            // Of the teacher's, as many as divide the student's width too.
+            0 => gcd(wanted[0].dim(1)? / network.head_dim(), found[0].dim(1)?),
+            heads => heads,
+        };
+        let relation = Relation { starts: batch.starts.as_slice().into(), heads };
+        let apart = found.iter().zip(&wanted).map(|(found, wanted)| relation.clone().divergence(found, wanted));
+        let apart = apart.collect::<Result<Vec<_>, _>>()?;
+        parts.push((Tensor::stack(&apart, 0)?.mean_all()? * settings.relation_weight)?);
+    }
     Ok(Tensor::stack(&parts, 0)?.sum_all()?)
+}
+
+/// The greatest common divisor.
+fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
 }

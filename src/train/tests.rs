@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use crate::architectures::{Pooling, ProblemType};
+use crate::architectures::{self, Pooling, ProblemType};
 use crate::checkpoint::{self, Existing, LayerConfig, ModelDir, ModelFiles, write_model};
 use crate::data::{Example, Label};
 use crate::kernels::Kernels;
-use crate::kernels::affine::{Scheme, quantize_weights};
-use crate::nn::{Dropout, FakeQuantization};
+use crate::kernels::affine::{Granularity, Inputs, Levels, QParams, Scheme, quantize_weights};
+use crate::nn::{Dropout, FakeQuantization, FakeQuantizedAs};
 use crate::pipelines::{Loader, Precision};
 use crate::text::Tokenizer;
 
 use super::dataset::Item;
+use super::network::Part;
 use super::objective::loss;
 use super::prune::{Kept, slopes};
 use super::*;
@@ -54,11 +55,40 @@ fn joint() -> Setup {
 }
 
 fn options(setup: &Setup) -> NetworkOptions {
-    NetworkOptions { pooling: Pooling::Mean, scale: setup.scale, layers: None, quantization: None, seed: 1 }
+    NetworkOptions {
+        pooling: Pooling::Mean,
+        scale: setup.scale,
+        layers: None,
+        quantization: FakeQuantization::new(),
+        seed: 1,
+    }
 }
 
 fn network(setup: &Setup) -> Network {
     Network::load(&ModelDir::open(Path::new(MODEL)).unwrap(), &setup.task, &options(setup)).unwrap()
+}
+
+/// Every matrix of the model as `form` says, tables in the same scheme.
+fn quantized(form: FakeQuantizedAs) -> FakeQuantization {
+    let dir = ModelDir::open(Path::new(MODEL)).unwrap();
+    let weights = dir.weights().unwrap();
+    let names = architectures::describe(dir.config(), &|name| weights.contains(name)).unwrap().encoder;
+    let table = FakeQuantizedAs { inputs: Inputs::Float, learned: false, ..form };
+    let tables = names.tables().map(|t| (t.weight.clone(), table));
+    let matrices = names.layers.iter().flat_map(|layer| layer.linears()).map(|l| (l.weight.clone(), form));
+    tables.chain(matrices).collect()
+}
+
+fn network_of(setup: &Setup, quantization: FakeQuantization) -> Network {
+    let options = NetworkOptions { quantization, ..options(setup) };
+    Network::load(&ModelDir::open(Path::new(MODEL)).unwrap(), &setup.task, &options).unwrap()
+}
+
+/// Learned int4 in groups with learned static inputs.
+fn learned_int4() -> FakeQuantizedAs {
+    let scheme = Scheme::symmetric(Levels::Int4, Granularity::Group(16));
+    let inputs = Inputs::Static(QParams::for_range_u8(-4.0, 4.0));
+    FakeQuantizedAs { scheme, inputs, learned: true }
 }
 
 fn lesson(setup: &Setup) -> Lesson<'_> {
@@ -84,25 +114,81 @@ fn run(
     fine_tune(network, lesson(setup), settings, folder, |_| {})
 }
 
+/// Fails unless every variable has a gradient on the whole of the data.
+fn check_gradients(network: &Network, setup: &Setup, what: &str) {
+    let chosen: Vec<usize> = (0..setup.data.len()).collect();
+    let items: Vec<&Item> = setup.data.items.iter().collect();
+    let outputs = network.forward(&setup.data.batch(&chosen), Dropout::new(0.1, 1)).unwrap();
+    let loss = loss(&outputs.logits, &items, &setup.task, setup.scale, &settings()).unwrap();
+    let gradients = loss.backward().unwrap();
+    for (index, variable) in network.variables().iter().enumerate() {
+        let var = if index == network.words() { &outputs.words } else { &variable.var };
+        let gradient = gradients.get(var).unwrap_or_else(|| panic!("{what}: {} has no gradient", variable.name));
+        let largest = gradient.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        // A key bias shifts all scores of a query alike; softmax does not see it, and its true gradient is 0.
+        assert!(largest > 1e-8 || variable.name.ends_with("key.bias"), "{what}: {}: {largest}", variable.name);
+    }
+}
+
 #[test]
 fn every_variable_of_encoder_and_head_gets_a_gradient() {
     let setup = joint();
     for pooling in [Pooling::Mean, Pooling::Cls] {
         let dir = ModelDir::open(Path::new(MODEL)).unwrap();
         let network = Network::load(&dir, &setup.task, &NetworkOptions { pooling, ..options(&setup) }).unwrap();
-        let chosen: Vec<usize> = (0..setup.data.len()).collect();
-        let items: Vec<&Item> = setup.data.items.iter().collect();
-        let outputs = network.forward(&setup.data.batch(&chosen), Dropout::new(0.1, 1)).unwrap();
-        let loss = loss(&outputs.logits, &items, &setup.task, setup.scale, &settings()).unwrap();
-        let gradients = loss.backward().unwrap();
-        for (index, variable) in network.variables().iter().enumerate() {
-            let var = if index == network.words() { &outputs.words } else { &variable.var };
-            let gradient = gradients.get(var).unwrap_or_else(|| panic!("{} has no gradient", variable.name));
-            let largest = gradient.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-            // A key bias shifts all scores of a query alike; softmax does not see it, and its true gradient is 0.
-            assert!(largest > 1e-6 || variable.name.ends_with("key.bias"), "{}: {largest}", variable.name);
+        check_gradients(&network, &setup, "float");
+    }
+}
+
+#[test]
+fn every_variable_and_learned_scale_gets_a_gradient_in_every_scheme() {
+    let setup = joint();
+    let matrices = network(&setup).num_layers() * 6;
+    let range = Inputs::Static(QParams::for_range_u8(-4.0, 4.0));
+    for levels in Levels::ALL {
+        for granularity in [Granularity::Tensor, Granularity::Channel, Granularity::Group(16)] {
+            for (inputs, learned) in [(Inputs::Dynamic, false), (Inputs::Dynamic, true), (range, true), (range, false)]
+            {
+                let form = FakeQuantizedAs { scheme: Scheme::symmetric(levels, granularity), inputs, learned };
+                let network = network_of(&setup, quantized(form));
+                check_gradients(&network, &setup, &form.to_string());
+                let scales = network.variables().iter().filter(|v| v.part == Part::Scales).count();
+                let each = if !learned { 0 } else { 1 + usize::from(inputs == range) };
+                assert_eq!(scales, each * matrices, "{form}");
+            }
         }
     }
+    let scheme = Scheme { levels: Levels::Int4, symmetric: false, granularity: Granularity::Group(16) };
+    let form = FakeQuantizedAs { scheme, inputs: Inputs::Float, learned: false };
+    check_gradients(&network_of(&setup, quantized(form)), &setup, &form.to_string());
+}
+
+#[test]
+fn learned_scales_move_and_what_is_stored_has_them() {
+    let setup = joint();
+    let network = network_of(&setup, quantized(learned_int4()));
+    let before = network.stored(&network.snapshot().unwrap());
+    let found = run(&network, &setup, &FineTuneSettings { epochs: 2, ..settings() }, None).unwrap();
+    assert_eq!(found.stored.len(), quantized(learned_int4()).len());
+    for (name, (weight, inputs)) in found.stored.iter().filter(|(name, _)| !name.contains("embeddings")) {
+        let (weight_before, inputs_before) = &before[name];
+        assert_ne!(weight.scale, weight_before.scale, "{name}");
+        assert_ne!(inputs, inputs_before, "{name}");
+        let [Inputs::Static(now), Inputs::Static(then)] = [inputs, inputs_before] else { panic!("{name}") };
+        assert_eq!(now.zero_point, then.zero_point, "{name}");
+    }
+    assert!(found.tensors.keys().all(|name| !name.contains("scale")), "scales are no tensors of the float folder");
+}
+
+#[test]
+fn groups_that_do_not_divide_a_row_are_refused_by_name() {
+    let setup = joint();
+    let scheme = Scheme::symmetric(Levels::Int4, Granularity::Group(7));
+    let quantization = quantized(FakeQuantizedAs { scheme, ..FakeQuantizedAs::INT8 });
+    let dir = ModelDir::open(Path::new(MODEL)).unwrap();
+    let options = NetworkOptions { quantization, ..options(&setup) };
+    let error = Network::load(&dir, &setup.task, &options).err().unwrap().to_string();
+    assert!(error.contains("word_embeddings") && error.contains("group of 7 does not fit rows of"), "{error}");
 }
 
 #[test]
@@ -135,18 +221,44 @@ fn several_classes_and_a_number_alone_are_learned() {
 #[test]
 fn a_run_that_was_stopped_goes_on_with_the_same_bits() {
     let setup = joint();
-    let whole = run(&network(&setup), &setup, &settings(), None).unwrap();
+    stopped_goes_on(&setup, || network(&setup), &settings());
+}
+
+#[test]
+fn a_run_with_learned_scales_that_was_stopped_goes_on_with_the_same_bits() {
+    let setup = joint();
+    stopped_goes_on(&setup, || network_of(&setup, quantized(learned_int4())), &settings());
+}
+
+#[test]
+fn scales_go_with_the_rows_that_are_pruned_and_a_stopped_run_goes_on() {
+    let setup = joint();
+    let scheme = Scheme::symmetric(Levels::Int4, Granularity::Channel);
+    let by_row = quantized(FakeQuantizedAs { scheme, ..learned_int4() });
+    let pruned = stopped_goes_on(&setup, || network_of(&setup, by_row.clone()), &halved());
+    for (name, (weight, _)) in pruned.stored.iter().filter(|(name, _)| name.contains("encoder.layer")) {
+        assert_eq!(pruned.tensors[name].shape(), weight.shape, "{name}");
+        assert_eq!(weight.scale.len(), weight.shape[0], "{name}");
+    }
+    let groups = network_of(&setup, quantized(learned_int4()));
+    let error = run(&groups, &setup, &halved(), None).err().unwrap().to_string();
+    assert!(error.contains("takes columns out of groups"), "{error}");
+}
+
+/// Runs once, and again with a stop in the third of four epochs; what both give must be the same.
+fn stopped_goes_on(setup: &Setup, network: impl Fn() -> Network, settings: &FineTuneSettings) -> FineTuned {
+    let whole = run(&network(), setup, settings, None).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let stopped = catch_unwind(AssertUnwindSafe(|| {
-        let network = network(&setup);
-        fine_tune(&network, lesson(&setup), &settings(), Some(folder.path()), |event| {
+        let network = network();
+        fine_tune(&network, lesson(setup), settings, Some(folder.path()), |event| {
             assert!(!matches!(event, Event::Step { record, .. } if record.step == 15), "stopped in the third epoch");
         })
     }));
     assert!(stopped.is_err());
     let mut steps = Vec::new();
-    let network = network(&setup);
-    let taken_up = fine_tune(&network, lesson(&setup), &settings(), Some(folder.path()), |event| {
+    let network = network();
+    let taken_up = fine_tune(&network, lesson(setup), settings, Some(folder.path()), |event| {
         if let Event::Step { record, .. } = event {
             steps.push(record.step);
         }
@@ -155,6 +267,8 @@ fn a_run_that_was_stopped_goes_on_with_the_same_bits() {
     assert_eq!(steps, (13..=24).collect::<Vec<_>>());
     assert_eq!(taken_up.history, whole.history);
     assert_eq!(taken_up.tensors, whole.tensors);
+    assert_eq!(taken_up.stored, whole.stored);
+    taken_up
 }
 
 #[test]
@@ -163,9 +277,12 @@ fn a_checkpoint_of_other_settings_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let one = FineTuneSettings { epochs: 1, ..settings() };
     run(&network(&setup), &setup, &one, Some(folder.path())).unwrap();
-    let other = FineTuneSettings { seed: 9, ..one };
+    let other = FineTuneSettings { seed: 9, ..one.clone() };
     let error = run(&network(&setup), &setup, &other, Some(folder.path())).err().unwrap().to_string();
     assert!(error.contains("seed 1") && error.contains("this run has 9"), "{error}");
+    let int8 = network_of(&setup, quantized(FakeQuantizedAs::INT8));
+    let error = run(&int8, &setup, &one, Some(folder.path())).err().unwrap().to_string();
+    assert!(error.contains("embeddings.weight none, this run has int8"), "{error}");
 }
 
 #[test]
@@ -288,6 +405,65 @@ fn a_student_of_half_the_layers_learns_from_its_teacher_without_labels() {
     Network::load(&ModelDir::open(&path).unwrap(), &setup.task, &options(&setup)).unwrap();
 }
 
+/// The model at half its width, as a folder: the first half of the columns, and of the rows that are made by them.
+fn narrow(folder: &Path) {
+    let dir = ModelDir::open(Path::new(MODEL)).unwrap();
+    let mut weights = dir.weights().unwrap();
+    let mut config = dir.config().raw.clone();
+    let hidden = dir.config().hidden_size;
+    config.insert("hidden_size".into(), (hidden / 2).into());
+    let names: Vec<String> = weights.names().map(String::from).collect();
+    let half = |name: String| {
+        let shape = weights.shape(&name).unwrap().to_vec();
+        let data = weights.take(&name, &shape).unwrap().into_f32();
+        let is_table = name.contains("_embeddings");
+        let kept = |axis: usize, size: usize| if size == hidden && !(is_table && axis == 0) { size / 2 } else { size };
+        let new: Vec<usize> = shape.iter().enumerate().map(|(axis, size)| kept(axis, *size)).collect();
+        let data = match new[..] {
+            [n] => data[..n].to_vec(),
+            [rows, columns] => data.chunks(shape[1]).take(rows).flat_map(|row| &row[..columns]).copied().collect(),
+            _ => panic!("{name} is {shape:?}"),
+        };
+        (name, crate::checkpoint::Tensor::F32 { shape: new, data })
+    };
+    let tensors = names.into_iter().map(half).collect();
+    let files = ModelFiles { config, tensors, copy_from: Some(Path::new(MODEL)), ..ModelFiles::default() };
+    write_model(folder, &files, Existing::Replace).unwrap();
+}
+
+#[test]
+fn a_narrower_student_learns_the_relations_of_its_teacher() {
+    let (setup, folder) = (joint(), tempfile::tempdir().unwrap());
+    let [path, half] = ["teacher", "half"].map(|name| folder.path().join(name));
+    learned(&setup, &path);
+    narrow(&half);
+    let load = |path: &Path, quantization| {
+        let options = NetworkOptions { quantization, ..options(&setup) };
+        Network::load(&ModelDir::open(path).unwrap(), &setup.task, &options).unwrap()
+    };
+    let teacher = Teacher::new(vec![load(&path, FakeQuantization::new())]);
+    // Together with quantization-aware training.
+    let scheme = Scheme::symmetric(Levels::Int4, Granularity::Channel);
+    let student = load(&half, quantized(FakeQuantizedAs { scheme, learned: true, ..FakeQuantizedAs::INT8 }));
+    let settings =
+        FineTuneSettings { teacher_weight: 1.0, relation_weight: 1.0, relation_heads: 2, dropout: 0.0, ..long() };
+    let batch = setup.data.batch(&(0..setup.data.len()).collect::<Vec<_>>());
+    let apart = || {
+        let outputs = student.forward(&batch, Dropout::NONE).unwrap();
+        let of = |settings: &FineTuneSettings| {
+            let loss = teacher.loss(&student, &outputs, &batch, &setup.task, settings).unwrap();
+            f64::from(loss.to_scalar::<f32>().unwrap())
+        };
+        of(&settings) - of(&FineTuneSettings { relation_weight: 0.0, ..settings.clone() })
+    };
+    let before = apart();
+    let lesson = Lesson { teacher: Some(&teacher), ..lesson(&setup) };
+    let found = fine_tune(&student, lesson, &settings, None, |_| {}).unwrap();
+    assert_eq!(found.dev.accuracy, Some(1.0), "{:?}", found.history.epochs);
+    let after = apart();
+    assert!(before > 1e-3 && after < before / 2.0, "relations are {after} apart, before {before}");
+}
+
 #[test]
 fn layers_that_do_not_exist_are_refused() {
     let setup = joint();
@@ -303,9 +479,7 @@ fn layers_that_do_not_exist_are_refused() {
 #[test]
 fn an_exported_int8_model_gives_the_classes_of_the_fake_quantized_one() {
     let (setup, folder) = (joint(), tempfile::tempdir().unwrap());
-    let dir = ModelDir::open(Path::new(MODEL)).unwrap();
-    let quantized = NetworkOptions { quantization: Some(FakeQuantization::INT8), ..options(&setup) };
-    let network = Network::load(&dir, &setup.task, &quantized).unwrap();
+    let network = network_of(&setup, quantized(FakeQuantizedAs::INT8));
     let found = run(&network, &setup, &FineTuneSettings { epochs: 3, ..settings() }, None).unwrap();
     let path = folder.path().join("model");
     write(&setup, &found, &path);
@@ -402,8 +576,9 @@ fn a_pruned_model_gives_what_the_masked_one_gives() {
     let apart = |a: &[Vec<f32>], b: &[Vec<f32>]| {
         a.concat().iter().zip(b.concat()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
     };
-    for quantization in [None, Some(FakeQuantization::INT8)] {
+    for quantization in [FakeQuantization::new(), quantized(FakeQuantizedAs::INT8)] {
         let dir = ModelDir::open(Path::new(MODEL)).unwrap();
+        let is_float = quantization.is_empty();
         let options = NetworkOptions { quantization, ..options(&setup) };
         let mut pruned = Network::load(&dir, &setup.task, &options).unwrap();
         let before = outputs(&pruned);
@@ -413,7 +588,7 @@ fn a_pruned_model_gives_what_the_masked_one_gives() {
         let (found, expected) = (outputs(&pruned), outputs(&masked));
         assert!(apart(&found, &before) > 0.1, "what was taken out mattered");
         // Sums have another order, and may bring a value over a rounding boundary.
-        let bound = if quantization.is_some() { 0.02 } else { 1e-4 };
+        let bound = if is_float { 1e-4 } else { 0.02 };
         assert!(apart(&found, &expected) < bound, "{}", apart(&found, &expected));
 
         let folder = |network: &Network, name: &str| {
@@ -434,7 +609,7 @@ fn a_pruned_model_gives_what_the_masked_one_gives() {
         }
         let again = Network::load(&ModelDir::open(&pruned_folder).unwrap(), &setup.task, &options).unwrap();
         assert!(apart(&outputs(&again), &found) < 1e-4);
-        if quantization.is_none() {
+        if is_float {
             let float = rows(&pruned_folder, Kernels::detect(), Precision::Float);
             let number = |x: f32| (f64::from(x) - setup.scale.mean) / setup.scale.deviation;
             let float: Vec<_> = float.iter().map(|r| vec![r[0], r[1], number(r[2]) as f32]).collect();
@@ -532,7 +707,7 @@ fn pruning_distillation_and_quantization_go_together() {
     learned(&setup, &path);
     let dir = ModelDir::open(&path).unwrap();
     let teacher = Teacher::new(vec![Network::load(&dir, &setup.task, &options(&setup)).unwrap()]);
-    let quantization = Some(FakeQuantization::INT8);
+    let quantization = quantized(FakeQuantizedAs::INT8);
     let student = NetworkOptions { layers: Some(vec![1]), quantization, ..options(&setup) };
     let student = Network::load(&dir, &setup.task, &student).unwrap();
     let lesson = Lesson { teacher: Some(&teacher), ..lesson(&setup) };

@@ -233,6 +233,41 @@ fn a_pruned_model_is_made_by_one_recipe_and_runs_everywhere() {
 }
 
 #[test]
+fn a_model_is_trained_in_the_scheme_of_a_recipe() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = |name: &str| scratch.path().join(name).to_str().unwrap().to_string();
+    let rows: String =
+        (0..32).map(|i| format!("the {} film,{}\n", ["good", "bad"][i % 2], ["a", "b"][i % 2])).collect();
+    std::fs::write(folder("data.csv"), format!("text,label\n{rows}")).unwrap();
+    std::fs::write(
+        folder("scheme.toml"),
+        "scheme = \"mine\"\nweights = \"ternary\"\nembeddings = \"int4\"\n[[layer]]\nmatch = \"*layer.1.*\"\n\
+         weights = \"binary\"\nactivations = \"static\"\n",
+    )
+    .unwrap();
+    let (model, run, data, scheme) = (folder("model"), folder("run"), folder("data.csv"), folder("scheme.toml"));
+    let given = ["--encoder", "tests/goldens/bert", "--train", &data, "--dev", &data, "--epochs", "1"];
+    let train = [&["train", &model, "--run-dir", &run, "--scheme-recipe", &scheme], &given[..]].concat();
+    let refused = text(&octet(&train).stderr);
+    assert!(refused.contains("mine has static inputs") && refused.contains("--quantization-aware"), "{refused}");
+    let output = octet(&[train.as_slice(), &["--quantization-aware"]].concat());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("weights of epoch 1 in mine"), "{}", text(&output.stdout));
+    let shown = text(&octet(&["inspect", &model]).stdout);
+    for word in ["mine", "ternary", "binary", "int4"] {
+        assert!(shown.contains(word), "{word} is missing in:\n{shown}");
+    }
+    let stored = String::from_utf8_lossy(&std::fs::read(folder("model/model.safetensors")).unwrap()).into_owned();
+    assert!(
+        stored.contains("layer.1.attention.self.query.input_scale")
+            && !stored.contains("layer.0.attention.self.query.input_scale")
+    );
+    assert!(std::fs::read_to_string(folder("run/recipe.toml")).unwrap().contains("scheme_recipe"));
+    let learned = octet(&[&["train", &folder("other"), "--learned-scales"], &given[..]].concat());
+    assert!(text(&learned.stderr).contains("--learned-scales means nothing without"), "{}", text(&learned.stderr));
+}
+
+#[test]
 fn training_an_int8_encoder_is_refused_with_what_to_do() {
     let scratch = tempfile::tempdir().unwrap();
     let data = scratch.path().join("data.csv");

@@ -232,7 +232,7 @@ fn every_trainable_variable_gets_a_gradient() {
         let (architecture, mut weights, golden) = open(name);
         let mut parameters = Trainable::new(&mut weights);
         let encoder = CandleEncoder::build(&architecture.spec, &architecture.encoder, &mut parameters, 1).unwrap();
-        let variables = parameters.into_variables();
+        let (variables, _) = parameters.into_variables();
         assert_eq!(variables.len(), architecture.encoder.tables().count() + 2 + 16 * architecture.spec.num_layers());
         let case = golden.cases.last().unwrap();
         let hidden = encoder.hidden_states(&case.ids, &case.type_ids).unwrap();
@@ -264,7 +264,7 @@ fn gradients_of_a_batch_equal_those_of_pytorch() {
         let (architecture, mut weights) = open_folder(&goldens().join(&name));
         let mut parameters = Trainable::new(&mut weights);
         let encoder = CandleEncoder::build(&architecture.spec, &architecture.encoder, &mut parameters, 1).unwrap();
-        let variables = parameters.into_variables();
+        let (variables, _) = parameters.into_variables();
         let mut batch = RaggedBatch::new();
         golden.ids.iter().for_each(|ids| batch.push(ids, &vec![0; ids.len()]));
         let ids = Tensor::new(batch.ids.as_slice(), &Device::Cpu).unwrap();

@@ -3,6 +3,7 @@
 mod curves;
 mod frozen;
 mod recipe;
+mod stored;
 mod whole;
 
 use std::path::{Path, PathBuf};

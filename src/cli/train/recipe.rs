@@ -35,9 +35,15 @@ pub(in crate::cli) struct Options {
     /// Train only a head
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub freeze_encoder: Option<bool>,
-    /// Train for int8: forward passes see the rounding that serving does
+    /// Train for the integers: forward passes see the rounding that serving does
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
     pub quantization_aware: Option<bool>,
+    /// How each layer is stored: a recipe of octet quantize, by name (w8a8, w4a8, ternary, ...) or a TOML file [default: w8a8]
+    #[arg(long, value_name = "NAME|FILE")]
+    pub scheme_recipe: Option<String>,
+    /// Learn the scales of matrices and static inputs too; needs --quantization-aware [default: true with a scheme recipe]
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
+    pub learned_scales: Option<bool>,
     /// Layers of the encoder that are kept, from 0; all when left out
     #[arg(long, value_delimiter = ',', value_name = "0,2,...")]
     pub layers: Option<Vec<usize>>,
@@ -65,6 +71,15 @@ pub(in crate::cli) struct Options {
     /// Share of the steps after which pruning is done; epochs count from then on [default: 0.5]
     #[arg(long, value_name = "SHARE")]
     pub prune_end: Option<f64>,
+    /// How much the relations between tokens (MiniLMv2) count beside the teacher's outputs; for any width [default: 0]
+    #[arg(long, value_name = "WEIGHT")]
+    pub relation_weight: Option<f64>,
+    /// Heads that vectors are cut into for relations; must divide both widths [default: 0, those of the teacher]
+    #[arg(long, value_name = "N")]
+    pub relation_heads: Option<usize>,
+    /// Layer whose relations are compared, as a share of the depth [default: 1, the last one]
+    #[arg(long, value_name = "SHARE")]
+    pub relation_depth: Option<f64>,
     /// How token vectors become one: cls or mean; the encoder's own when left out
     #[arg(long, value_parser = pooling, value_name = "POOLING")]
     pub pooling: Option<Pooling>,
@@ -80,6 +95,9 @@ pub(in crate::cli) struct Options {
     /// Largest step size of the head on an encoder that is trained [default: 5e-4]
     #[arg(long, value_name = "RATE")]
     pub head_learning_rate: Option<f64>,
+    /// Largest share by which a step changes a learned scale [default: 1e-3]
+    #[arg(long, value_name = "RATE")]
+    pub scale_learning_rate: Option<f64>,
     /// Share of the steps in which the step size rises [default: 0.1]
     #[arg(long, value_name = "SHARE")]
     pub warmup: Option<f64>,
@@ -116,8 +134,14 @@ pub(in crate::cli) struct Options {
 }
 
 /// Keys that mean something only when the encoder is trained.
-const WHOLE_ONLY: [&str; 21] = [
+const WHOLE_ONLY: [&str; 27] = [
+    "relation_weight",
+    "relation_heads",
+    "relation_depth",
     "quantization_aware",
+    "scheme_recipe",
+    "learned_scales",
+    "scale_learning_rate",
     "layers",
     "teacher",
     "teacher_weight",

@@ -6,18 +6,21 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use serde_json::{Map, Value, json};
 
-use crate::architectures::{Pooling, ProblemType, trained_head};
+use crate::architectures::{self, Architecture, Pooling, ProblemType, trained_head};
 use crate::checkpoint::{Existing, LayerConfig, ModelDir, ModelFiles, card, update_manifest, write_model};
 use crate::data::read_examples;
 use crate::nn::FakeQuantization;
-use crate::quantize::{QuantizeOptions, quantize};
+use crate::quantize::{Module, QuantizeOptions, Recipe as Scheme, Rounding, quantize};
 use crate::text::Tokenizer;
-use crate::train::{Dataset, Event, FineTuned, Lesson, Network, NetworkOptions, Task, Teacher, ValueScale, fine_tune};
+use crate::train::{
+    Dataset, Event, FineTuned, Lesson, Network, NetworkOptions, Task, Teacher, ValueScale, check_encoder, fine_tune,
+};
 
+use super::super::quantize::read_recipe;
 use super::super::table::{Table, megabytes};
 use super::super::{Common, ensure_apart, progress, threads};
-use super::recipe::Recipe;
-use super::{TrainArgs, curves, label_maps};
+use super::recipe::{Options, Recipe};
+use super::{TrainArgs, curves, label_maps, stored};
 
 pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow::Result<()> {
     let engine = common.settings(Vec::new())?;
@@ -34,7 +37,19 @@ pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow:
     let own = dir.pooling().map(|p| p.pooling).filter(|p| *p != Pooling::Max);
     let pooling = options.pooling.or(own).unwrap_or(Pooling::Cls);
     let scale = ValueScale::of(&train);
-    let quantization = options.quantization_aware.unwrap_or(false).then_some(FakeQuantization::INT8);
+    check_encoder(&dir)?;
+    let weights = dir.weights()?;
+    let architecture = architectures::describe(dir.config(), &|name| weights.contains(name))?;
+    let tokenizer = Tokenizer::from_file(&dir.tokenizer_path())?;
+    let longest = settings.max_tokens.min(architecture.spec.max_tokens());
+    let train = Dataset::new(&train, &task, &tokenizer, longest, train_path)?;
+    let dev = Dataset::new(&dev, &task, &tokenizer, longest, dev_path)?;
+    let (scheme, learned) = scheme(options, &architecture)?;
+    let layers = options.layers.as_deref();
+    let quantization = match options.quantization_aware {
+        Some(true) => stored::plan(&dir, &architecture, layers, &scheme, learned, &train)?,
+        _ => FakeQuantization::new(),
+    };
     let network_options =
         NetworkOptions { pooling, scale, layers: options.layers.clone(), quantization, seed: settings.seed };
     let network = Network::load(&dir, &task, &network_options)?;
@@ -45,10 +60,6 @@ pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow:
         }
         None => None,
     };
-    let tokenizer = Tokenizer::from_file(&dir.tokenizer_path())?;
-    let longest = settings.max_tokens.min(network.max_tokens());
-    let train = Dataset::new(&train, &task, &tokenizer, longest, train_path)?;
-    let dev = Dataset::new(&dev, &task, &tokenizer, longest, dev_path)?;
 
     let run_dir = args.run_dir();
     let checkpoints = run_dir.join("checkpoint");
@@ -130,7 +141,26 @@ pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow:
         println!("{}", what_is_left(&found.layers, network.layers()));
     }
     let config = model_config(&dir, &task, pooling, &found.layers);
-    export(args, recipe, encoder, config, &found)
+    export(args, recipe, encoder, config, scheme, &found)
+}
+
+/// The recipe by which the model is stored, and whether its scales are learned.
+fn scheme(options: &Options, architecture: &Architecture) -> anyhow::Result<(Scheme, bool)> {
+    let scheme = options.scheme_recipe.as_deref().map_or_else(|| Ok(Scheme::default()), read_recipe)?;
+    if options.quantization_aware == Some(true) {
+        // Every weight is rounded as training saw it, and biases learned what they could.
+        let scheme = Scheme { rounding: Rounding::Nearest, bias_correction: false, ..scheme };
+        return Ok((scheme, options.learned_scales.unwrap_or(options.scheme_recipe.is_some())));
+    }
+    ensure!(options.learned_scales != Some(true), "--learned-scales means nothing without --quantization-aware");
+    let modules = Module::all(&architecture.encoder, architecture.spec.hidden_size);
+    ensure!(
+        !modules.iter().any(|module| stored::is_static(&scheme, module)),
+        "{} has static inputs, whose ranges are learned with --quantization-aware; without, leave --scheme-recipe out \
+         and give the trained model/ to octet quantize --calibrate",
+        scheme.scheme
+    );
+    Ok((scheme, false))
 }
 
 /// A teacher of the same task, with the same tokens.
@@ -147,7 +177,8 @@ fn load_teacher(folder: &Path, student: &ModelDir, task: &Task, scale: ValueScal
         folder.display(),
         student.path().display()
     );
-    let options = NetworkOptions { pooling: head.pooling, scale, layers: None, quantization: None, seed: 0 };
+    let options =
+        NetworkOptions { pooling: head.pooling, scale, layers: None, quantization: FakeQuantization::new(), seed: 0 };
     Ok(Network::load(&dir, task, &options)?)
 }
 
@@ -167,7 +198,12 @@ fn what_is_left(after: &[LayerConfig], before: &[LayerConfig]) -> String {
 }
 
 /// The `config.json` of a trained model.
-fn model_config(encoder: &ModelDir, task: &Task, pooling: Pooling, layers: &[LayerConfig]) -> Map<String, Value> {
+pub(super) fn model_config(
+    encoder: &ModelDir,
+    task: &Task,
+    pooling: Pooling,
+    layers: &[LayerConfig],
+) -> Map<String, Value> {
     let mut config = encoder.config().raw.clone();
     for key in ["num_labels", "quantization_config"] {
         config.shift_remove(key);
@@ -188,12 +224,13 @@ fn model_config(encoder: &ModelDir, task: &Task, pooling: Pooling, layers: &[Lay
     config
 }
 
-/// Writes the float folder in the run's folder, and the int8 folder that serves.
+/// Writes the float folder in the run's folder, and the folder that serves, stored as `scheme` says.
 fn export(
     args: &TrainArgs,
     recipe: &Recipe,
     encoder: &Path,
     config: Map<String, Value>,
+    scheme: Scheme,
     found: &FineTuned,
 ) -> anyhow::Result<()> {
     let run_dir = args.run_dir();
@@ -207,7 +244,8 @@ fn export(
         source_id: options.source_id.clone().unwrap_or(source),
         license: options.license.clone(),
         existing: if args.resume { Existing::Replace } else { args.existing() },
-        ..QuantizeOptions::new("")
+        made: stored::made(&found.stored),
+        recipe: scheme,
     };
     let report = quantize(&ModelDir::open(&float)?, &args.destination, &quantization, |_, _| {})?;
     update_manifest(&args.destination, |manifest| manifest.temperature = found.temperature)?;
@@ -217,7 +255,8 @@ fn export(
     }
     let (folder, float, epoch) = (args.destination.display(), float.display(), found.epoch);
     let (before, after) = (megabytes(report.f32_bytes), megabytes(report.bytes));
-    println!("{folder}: weights of epoch {epoch} in int8, {after}; in f32, {before}: {float}");
+    let scheme = &quantization.recipe.scheme;
+    println!("{folder}: weights of epoch {epoch} in {scheme}, {after}; in f32, {before}: {float}");
     println!("curves, checkpoint and recipe: {}", run_dir.display());
     println!("next: octet eval {folder} --data test.jsonl --float {float} --write, octet serve --model {folder}");
     Ok(())

@@ -136,6 +136,36 @@ pub fn quantize_weights(weights: &[f32], rows: usize, columns: usize, scheme: Sc
     quantized
 }
 
+/// Quantizes weights `[rows, columns]` with scales that come from elsewhere, such as learned ones (Esser et al. 2020,
+/// <https://arxiv.org/abs/1902.08153>), in the order of [`QuantizedWeights::scale`]: `round(w / S)` clamped to the range
+/// of the scheme; of binary ones the sign. With the scales of [`quantize_weights`] it gives the same integers, but for
+/// ternary weights, whose threshold is then `S / 2`.
+///
+/// # Panics
+/// As [`quantize_weights`], when the scheme has zero points, and when there are not as many scales as groups.
+pub fn quantize_with_scales(
+    weights: &[f32],
+    rows: usize,
+    columns: usize,
+    scheme: Scheme,
+    scale: Vec<f32>,
+) -> QuantizedWeights {
+    assert_eq!(weights.len(), rows * columns, "the weight does not hold rows * columns values");
+    assert!(scheme.symmetric && scheme.groups(columns).is_some(), "{scheme} does not fit rows of {columns} weights");
+    let (shape, values) = ([rows, columns], vec![0; weights.len()]);
+    let mut quantized = QuantizedWeights { scheme, shape, values, scale, zero_point: Vec::new() };
+    let size = quantized.group_len().max(1);
+    assert_eq!(quantized.scale.len(), weights.len().div_ceil(size), "{scheme} has one scale for {size} weights");
+    let groups = weights.chunks(size).zip(quantized.values.chunks_mut(size));
+    for ((group, q), scale) in groups.zip(&quantized.scale) {
+        match scheme.levels {
+            Levels::Binary => round_binary(group, q),
+            _ => round_symmetric(group, *scale, scheme.range().1, q),
+        }
+    }
+    quantized
+}
+
 /// One group, as [`quantize_weights`] defines; gives its scale and zero point.
 fn quantize_group(weights: &[f32], scheme: Scheme, q: &mut [i8]) -> (f32, i8) {
     match (scheme.levels, scheme.symmetric) {
@@ -202,10 +232,15 @@ fn quantize_ternary(weights: &[f32], q: &mut [i8]) -> f32 {
 
 /// The scale that minimizes the squared error of signs.
 fn quantize_binary(weights: &[f32], q: &mut [i8]) -> f32 {
+    round_binary(weights, q);
+    (mean_magnitude(weights.iter()) as f32).max(f32::MIN_POSITIVE)
+}
+
+/// `q = 1` for `w >= 0`, else -1.
+fn round_binary(weights: &[f32], q: &mut [i8]) {
     for (q, &w) in q.iter_mut().zip(weights) {
         *q = if w >= 0.0 { 1 } else { -1 };
     }
-    (mean_magnitude(weights.iter()) as f32).max(f32::MIN_POSITIVE)
 }
 
 /// Mean of `abs(w)`; 0 of none.

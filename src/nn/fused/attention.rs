@@ -80,19 +80,10 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// `out[j] = x . columns[.., j]`, from a transposed matrix.
-    #[inline(always)]
-    fn products(x: &[f32], transposed: &[f32], stride: usize, out: &mut [f32]) {
-        out.fill(0.0);
-        for (x, row) in x.iter().zip(transposed.chunks_exact(stride)) {
-            add_scaled(out, *x, row);
-        }
-    }
-
     /// The attention weights of one query, before dropout.
     #[inline(always)]
     fn weights(&self, query: usize, keys: &[f32], stride: usize, out: &mut [f32]) {
-        Self::products(self.row(self.query, query), keys, stride, out);
+        products(self.row(self.query, query), keys, stride, out);
         let scale = (self.columns.len() as f32).sqrt().recip();
         let scores = &mut out[..self.tokens];
         let largest = scores.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
@@ -141,7 +132,7 @@ impl<'a> Head<'a> {
         for query in 0..self.tokens {
             let dy = self.row(dy, query);
             self.weights(query, &scratch.keys, stride, &mut scratch.weights);
-            Self::products(dy, &scratch.values, stride, &mut scratch.gradients);
+            products(dy, &scratch.values, stride, &mut scratch.gradients);
             let (weights, gradients) = (&scratch.weights[..self.tokens], &mut scratch.gradients[..self.tokens]);
             if self.dropout.is_none() {
                 for (key, p) in weights.iter().enumerate() {
@@ -171,9 +162,18 @@ impl<'a> Head<'a> {
     }
 }
 
+/// `out[j] = x . columns[.., j]`, from a transposed matrix with rows of `stride`.
+#[inline(always)]
+pub(super) fn products(x: &[f32], transposed: &[f32], stride: usize, out: &mut [f32]) {
+    out.fill(0.0);
+    for (x, row) in x.iter().zip(transposed.chunks_exact(stride)) {
+        add_scaled(out, *x, row);
+    }
+}
+
 /// `out += factor x`.
 #[inline(always)]
-fn add_scaled(out: &mut [f32], factor: f32, x: &[f32]) {
+pub(super) fn add_scaled(out: &mut [f32], factor: f32, x: &[f32]) {
     out.iter_mut().zip(x).for_each(|(out, x)| *out += factor * x);
 }
 

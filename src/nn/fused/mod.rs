@@ -9,6 +9,7 @@ mod attention;
 mod dropout;
 mod gelu;
 mod linear;
+mod relation;
 
 use candle_core::{CpuStorage, Error, Layout, Result, Tensor};
 
@@ -17,9 +18,10 @@ pub use attention::Attention;
 pub use dropout::Dropout;
 pub use gelu::Gelu;
 pub use linear::linear;
+pub use relation::Relation;
 
 /// Values that one task of the pool works on.
-const VALUES_AT_ONCE: usize = 1 << 14;
+pub(super) const VALUES_AT_ONCE: usize = 1 << 14;
 
 /// Rows of `width` values that one task of the pool works on.
 pub(super) fn rows_at_once(width: usize) -> usize {
@@ -28,18 +30,18 @@ pub(super) fn rows_at_once(width: usize) -> usize {
 
 /// Runs loops in code that was compiled for the instructions of this CPU.
 #[inline(always)]
-fn vectorized<T>(loops: impl FnOnce() -> T) -> T {
+pub(super) fn vectorized<T>(loops: impl FnOnce() -> T) -> T {
     pulp::Arch::new().dispatch(loops)
 }
 
 /// The f32 values of an argument, which must be contiguous.
-fn values<'a>(storage: &'a CpuStorage, layout: &Layout, op: &'static str) -> Result<&'a [f32]> {
+pub(super) fn values<'a>(storage: &'a CpuStorage, layout: &Layout, op: &'static str) -> Result<&'a [f32]> {
     let (start, end) = layout.contiguous_offsets().ok_or(Error::RequiresContiguous { op })?;
     Ok(&storage.as_slice::<f32>()?[start..end])
 }
 
 /// [`values`] of tensors, for backward passes.
-fn with_values<T, const N: usize>(
+pub(super) fn with_values<T, const N: usize>(
     tensors: [&Tensor; N],
     op: &'static str,
     run: impl FnOnce([&[f32]; N]) -> T,
