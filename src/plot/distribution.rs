@@ -6,8 +6,8 @@ use super::frame::{Frame, Key, LEFT, RIGHT, colour};
 
 /// Bars drawn at most; neighbouring bins join.
 const COLUMNS: usize = 192;
-/// More levels than this are too dense to be told apart; then only each so-many-th is drawn.
-const LEVELS_DRAWN: usize = 64;
+/// Levels closer than this, in pixels, cannot be told apart; then only each so-many-th is drawn.
+const NEAREST_LEVELS: f64 = 6.0;
 
 /// A histogram with a logarithmic height, so that rare values are seen.
 #[derive(Clone, Debug, Default)]
@@ -27,18 +27,21 @@ pub struct Distribution {
 impl Distribution {
     /// The figure as an `svg` element.
     pub fn svg(&self) -> String {
-        let stride = self.levels.len().div_ceil(LEVELS_DRAWN).max(1);
+        let ends = self.bins.first().into_iter().chain(self.bins.last()).map(|b| b.0);
+        let x_axis = Axis::new(Scale::Span, ends.chain(self.levels.iter().copied()), 8, (LEFT, RIGHT));
+        let places: Vec<f64> = self.levels.iter().map(|level| x_axis.place(*level)).collect();
+        let last = places.len().saturating_sub(1);
+        let gap = (places.last().unwrap_or(&0.0) - places.first().unwrap_or(&0.0)) / last.max(1) as f64;
+        let stride = (NEAREST_LEVELS / gap.max(f64::MIN_POSITIVE)).ceil().clamp(1.0, last.max(1) as f64) as usize;
         let name = match stride {
             1 => self.level_name.clone(),
-            _ => format!("{} (every {stride}th drawn)", self.level_name),
+            _ => format!("{}: {} values, one in {stride} drawn", self.level_name, self.levels.len()),
         };
         let mut legend = vec![(Key::Box(0), "how often (logarithmic)")];
         if !self.levels.is_empty() {
             legend.push((Key::Level, name.as_str()));
         }
         let mut frame = Frame::new(&self.title, &legend, &self.x_label);
-        let ends = self.bins.first().into_iter().chain(self.bins.last()).map(|b| b.0);
-        let x_axis = Axis::new(Scale::Span, ends.chain(self.levels.iter().copied()), 8, (LEFT, RIGHT));
         let (bottom, top) = (frame.bottom, frame.top);
         frame.places(&x_axis);
 
@@ -56,9 +59,7 @@ impl Distribution {
                 escape(&super::short(*count)),
             ));
         }
-        let last = self.levels.len().saturating_sub(1);
-        for (_, level) in self.levels.iter().enumerate().filter(|(i, _)| i % stride == 0 || *i == last) {
-            let x = x_axis.place(*level);
+        for (_, x) in places.iter().enumerate().filter(|(i, _)| i % stride == 0 || *i == last) {
             frame.draw(format_args!(r#"<line class="level" x1="{x:.1}" x2="{x:.1}" y1="{top}" y2="{bottom}"/>"#));
         }
         frame.finish()
@@ -99,7 +100,13 @@ mod tests {
     fn many_levels_are_thinned_and_say_so() {
         let levels: Vec<f64> = (-127..=127).map(f64::from).collect();
         let svg = Distribution { levels, level_name: "int8".into(), ..Distribution::default() }.svg();
-        assert!(svg.contains("int8 (every 4th drawn)") && svg.matches("class=\"level\"").count() < 70, "{svg}");
+        assert!(svg.contains("int8: 255 values, one in 3 drawn"), "{svg}");
+        assert_eq!(svg.matches("class=\"level\"").count(), 1 + 86, "{svg}");
+        // One weight far out makes the levels so dense that they would be a block.
+        let levels: Vec<f64> = (-127..=127).map(|q| f64::from(q) * 0.01).collect();
+        let bins = vec![(-1.0, 10.0), (40.0, 1.0)];
+        let svg = Distribution { levels, bins, level_name: "int8".into(), ..Distribution::default() }.svg();
+        assert!(svg.matches("class=\"level\"").count() < 14, "{svg}");
         let svg = Distribution::default().svg();
         assert!(svg.ends_with("</svg>") && !svg.contains("NaN"), "{svg}");
     }

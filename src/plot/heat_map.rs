@@ -41,7 +41,7 @@ impl HeatMap {
             for (column, count) in counts.iter().enumerate() {
                 let (x, share) = (left + column as f64 * width, *count as f64 / total);
                 let told = format!("{name}, {}: {count}, {:.1} %", self.columns[column], 100.0 * share);
-                let class = if share > 0.5 { "inside" } else { "middle" };
+                let class = if share > 0.5 { "inside" } else { "middle cell" };
                 frame.draw(format_args!(
                     r#"<rect class="s1" x="{x:.1}" y="{y:.1}" width="{:.1}" height="{:.1}" rx="3" fill-opacity="{:.2}"><title>{}</title></rect><text class="{class}" x="{:.1}" y="{text_y:.1}">{count}</text>"#,
                     width - 2.0,

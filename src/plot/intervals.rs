@@ -23,6 +23,8 @@ pub struct Intervals {
 pub struct IntervalRow {
     /// At the left.
     pub name: String,
+    /// Which colour it has: rows about one thing have the same in all figures of a page.
+    pub series: usize,
     /// The dot.
     pub value: f64,
     /// Ends of the whisker.
@@ -46,7 +48,7 @@ impl Intervals {
             frame.draw(format_args!(r#"<line class="limit" x1="{x:.1}" x2="{x:.1}" y1="{top}" y2="{bottom}"/>"#));
         }
         for (index, row) in self.rows.iter().enumerate() {
-            let (y, class) = (top + (index as f64 + 0.5) * ROW, colour(index));
+            let (y, class) = (top + (index as f64 + 0.5) * ROW, colour(row.series));
             let (low, x, high) = (axis.place(row.low), axis.place(row.value), axis.place(row.high));
             let name = escape(&row.name);
             let told = format!("{name}: {}, {} to {}", short(row.value), short(row.low), short(row.high));
@@ -65,12 +67,16 @@ mod tests {
 
     #[test]
     fn whiskers_reach_from_end_to_end_around_their_dot() {
-        let row = |name: &str, value| IntervalRow { name: name.into(), value, low: value - 0.01, high: value + 0.01 };
+        let row = |name: &str, value| {
+            let (low, high) = (value - 0.01, value + 0.01);
+            IntervalRow { name: name.into(), series: 2, value, low, high }
+        };
         let svg =
             Intervals { title: "accuracy".into(), rows: vec![row("a<b", 0.71), row("c", 0.73)], limit: None }.svg();
         // The axis reaches from 0.70 to 0.74 over the pixels 52 to 944.
         assert!(svg.contains("x1=\"52.0\" x2=\"498.0\"") && svg.contains("cx=\"275.0\""), "{svg}");
         assert!(svg.contains("<title>a&lt;b: 0.71, 0.7 to 0.72</title>"), "{svg}");
+        assert_eq!((svg.matches("\"s3\"").count(), svg.matches("\"s1\"").count()), (2, 0), "{svg}");
     }
 
     #[test]

@@ -40,8 +40,12 @@ fn escape(text: &str) -> String {
     escaped
 }
 
-/// A number for people in few digits: `0.85`, `12.5`, `340`, `12.5k`, `2.4M`, `1.1G`.
+/// A number for people in few digits: `0.85`, `12.5`, `340`, `12.5k`, `2.4M`, `1.1G`, `5e-4`.
 fn short(value: f64) -> String {
+    if value != 0.0 && value.abs() < 0.000_95 {
+        let text = format!("{value:.1e}");
+        return text.replace(".0e", "e");
+    }
     let (scaled, unit) = match value.abs() {
         a if a >= 999.5e6 => (value / 1e9, "G"),
         a if a >= 999.5e3 => (value / 1e6, "M"),
@@ -65,9 +69,10 @@ mod tests {
 
     #[test]
     fn numbers_are_short() {
+        let tiny = [(5e-4, "5e-4"), (-1.24e-5, "-1.2e-5"), (0.001, "0.001")];
         let cases = [(0.0, "0"), (0.00123, "0.0012"), (0.5, "0.5"), (12.34, "12.3"), (100.0, "100"), (999.6, "1k")];
         let large = [(1250.0, "1.25k"), (20_000.0, "20k"), (472.8e9, "473G"), (1.5e6, "1.5M"), (-2000.0, "-2k")];
-        for (value, expected) in cases.into_iter().chain(large) {
+        for (value, expected) in cases.into_iter().chain(large).chain(tiny) {
             assert_eq!(short(value), expected);
         }
     }

@@ -4,6 +4,40 @@ use super::axis::{Axis, Scale};
 use super::frame::{CHARACTER, Frame, Key, LEFT, RIGHT, colour};
 use super::{escape, short};
 
+/// Of a point, in pixels.
+const RADIUS: f64 = 5.0;
+/// Of a name.
+const NAME_HEIGHT: f64 = 15.0;
+
+/// A rectangle in which something is drawn, in pixels from above and from the left.
+#[derive(Clone, Copy)]
+struct Area {
+    left: f64,
+    right: f64,
+    top: f64,
+    bottom: f64,
+}
+
+impl Area {
+    /// Of a point.
+    fn around(x: f64, y: f64) -> Self {
+        Area { left: x - RADIUS, right: x + RADIUS, top: y - RADIUS, bottom: y + RADIUS }
+    }
+
+    /// Where the name of a point can be: to its right, to its left, above and below it.
+    fn beside(x: f64, y: f64, width: f64) -> [Self; 4] {
+        let gap = RADIUS + 4.0;
+        let at = |left: f64, top: f64| Area { left, right: left + width, top, bottom: top + NAME_HEIGHT };
+        let middle = y - NAME_HEIGHT / 2.0;
+        let (before, half) = (x - gap - width, x - width / 2.0);
+        [at(x + gap, middle), at(before, middle), at(half, y - gap - NAME_HEIGHT), at(half, y + gap)]
+    }
+
+    fn meets(&self, other: &Area) -> bool {
+        self.left < other.right && other.left < self.right && self.top < other.bottom && other.top < self.bottom
+    }
+}
+
 /// A chart of named points.
 #[derive(Clone, Debug, Default)]
 pub struct Points {
@@ -33,8 +67,8 @@ pub struct Point {
 }
 
 impl Points {
-    /// The figure as an `svg` element. Every point has its name beside it where there is room, and tells its values
-    /// when pointed at.
+    /// The figure as an `svg` element. Every point has its name beside it where that covers no point and no other name,
+    /// and tells its values when pointed at.
     pub fn svg(&self) -> String {
         let mut legend: Vec<_> = self.groups.iter().enumerate().map(|(i, name)| (Key::Box(i), name.as_str())).collect();
         if let Some((_, name)) = &self.limit {
@@ -51,27 +85,28 @@ impl Points {
             let y = y_axis.place(value);
             frame.draw(format_args!(r#"<line class="limit" x1="{LEFT}" x2="{RIGHT}" y1="{y:.1}" y2="{y:.1}"/>"#));
         }
-        let mut names: Vec<(f64, f64, f64)> = Vec::new();
-        for point in &self.points {
-            let (x, y) = (x_axis.place(point.x), y_axis.place(point.y));
+        let places: Vec<(f64, f64)> = self.points.iter().map(|p| (x_axis.place(p.x), y_axis.place(p.y))).collect();
+        for (point, (x, y)) in self.points.iter().zip(&places) {
             let told = format!("{}: {} at {}", point.name, short(point.y), short(point.x));
             frame.draw(format_args!(
-                r#"<circle class="{}" cx="{x:.1}" cy="{y:.1}" r="5"><title>{}</title></circle>"#,
+                r#"<circle class="{}" cx="{x:.1}" cy="{y:.1}" r="{RADIUS}"><title>{}</title></circle>"#,
                 colour(point.group),
                 escape(&told)
             ));
-            // To the right of the point, or to its left at the edge; left out where another name is.
-            let width = CHARACTER * point.name.chars().count() as f64;
-            let (class, at, left) = match x + 10.0 + width <= RIGHT {
-                true => ("start", x + 9.0, x + 9.0),
-                false => ("end", x - 9.0, x - 9.0 - width),
+        }
+        let mut taken: Vec<Area> = places.iter().map(|(x, y)| Area::around(*x, *y)).collect();
+        for (point, (x, y)) in self.points.iter().zip(&places) {
+            let sides = Area::beside(*x, *y, CHARACTER * point.name.chars().count() as f64);
+            let fits = |area: &Area| {
+                area.left >= LEFT
+                    && area.right <= RIGHT
+                    && area.top >= frame.top - NAME_HEIGHT
+                    && !taken.iter().any(|t| t.meets(area))
             };
-            let taken = |(l, r, other): &(f64, f64, f64)| left < *r && *l < left + width && (y - other).abs() < 14.0;
-            if !names.iter().any(taken) {
-                names.push((left, left + width, y));
-                let name = escape(&point.name);
-                frame.draw(format_args!(r#"<text class="{class}" x="{at:.1}" y="{:.1}">{name}</text>"#, y + 4.5));
-            }
+            let Some(area) = sides.into_iter().find(fits) else { continue };
+            let (at, base, name) = (area.left, area.top + 0.8 * NAME_HEIGHT, escape(&point.name));
+            frame.draw(format_args!(r#"<text x="{at:.1}" y="{base:.1}">{name}</text>"#));
+            taken.push(area);
         }
         frame.finish()
     }
@@ -93,7 +128,13 @@ mod tests {
         let svg = figure.svg();
         assert_eq!(svg.matches("<circle").count(), 3, "{svg}");
         assert!(svg.contains("<title>int8 again: 0.99 at 20.1</title>"), "{svg}");
-        assert!(svg.contains(">int8</text>") && !svg.contains(">int8 again</text>"), "{svg}");
+        // The second point lies on the first one's right side: one name goes to the left, the other to the right.
+        let place = |name: &str| {
+            let before = &svg[..svg.find(&format!(">{name}</text>")).unwrap_or_else(|| panic!("no {name}: {svg}"))];
+            let x = &before[before.rfind("<text x=\"").unwrap() + 9..];
+            x[..x.find('"').unwrap()].parse::<f64>().unwrap()
+        };
+        assert!(place("int8") + 4.0 * CHARACTER < place("int8 again"), "{svg}");
         assert!(svg.contains("int4 &lt;g64&gt;</text>") && svg.contains("bound"), "{svg}");
     }
 

@@ -122,13 +122,18 @@ impl Report {
         table.push(row(["size of the weights", &megabytes(before), &megabytes(after)]));
         table.push(row(["share of the float size", "100 %", &percent(after as f64 / before.max(1) as f64)]));
         if let Some((verdict, answers, texts)) = &self.verdict {
-            let agreement = match answers {
-                Answers::Vectors => format!("{:.4} mean cosine", verdict.agreement),
-                _ => percent(verdict.agreement),
-            };
-            table.push(row([&format!("same answer as the float model, {texts} texts"), "", &agreement]));
+            let (cosine, texts) = (format!("{:.5}", verdict.cosine), format!("{texts} texts"));
+            match answers {
+                Answers::Vectors => {
+                    table.push(row([&format!("mean cosine to the float model's vectors, {texts}"), "", &cosine]));
+                }
+                _ => {
+                    let agreement = percent(verdict.agreement);
+                    table.push(row([&format!("same answer as the float model, {texts}"), "", &agreement]));
+                    table.push(row(["mean cosine of the outputs", "", &cosine]));
+                }
+            }
             table.push(row(["signal over noise of the outputs", "", &decibel(verdict.sqnr_db)]));
-            table.push(row(["mean cosine of the outputs", "", &format!("{:.5}", verdict.cosine)]));
             table.push(row(["largest difference of an output", "", &format!("{:.4}", verdict.max_abs)]));
         }
         blocks.push(Block::Table(table));
@@ -321,7 +326,8 @@ impl Report {
             text(
                 "How often each weight value occurs in the modules with the largest errors, and the values that are \
                  left after rounding (vertical lines; where every row has steps of its own, those of the row with the \
-                 median step). Rare large weights make the steps wide for all the others.",
+                 median step, while the weights are those of all rows). Rare large weights make the steps wide for all \
+                 the others.",
             ),
         ];
         for m in shown.into_iter().take(SHOWN) {

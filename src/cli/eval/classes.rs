@@ -10,12 +10,13 @@ use crate::eval::classification::{self, Evaluation, agreement, best, evaluate, s
 use crate::eval::correlation::{pearson, spearman};
 use crate::eval::interval::wilson;
 use crate::eval::labels;
-use crate::eval::metrics::{Confusion, quantile};
+use crate::eval::metrics::Confusion;
 use crate::eval::paired::Paired;
 use crate::pipelines::Classifier;
 use crate::plot::{HeatMap, IntervalRow, Intervals, LineSeries, Lines};
 
-use super::report::{between, decimals, interval_json, maybe, p_value, percent, points};
+use super::changes::{self, Change};
+use super::report::{between, decimals, interval_json, maybe};
 use super::{Arena, Found, Measured, valence};
 
 /// Characters of a text that the list of flips shows.
@@ -95,33 +96,25 @@ pub(super) fn compare(arena: &Arena<'_>, classifiers: &[&Classifier]) -> anyhow:
         let expected: Option<Vec<&[f64]>> = runs.iter().map(|run| run.expected.as_deref()).collect();
         sections.push(valence::section(arena, expected, &numbers(arena, &runs))?);
     }
-    let mut results: Vec<Measured> = Vec::new();
     let mut changes = Vec::new();
     let mut flips = Vec::new();
     for (index, run) in runs.iter().enumerate() {
         if index != arena.reference {
-            let change = Change::between(run, &runs[arena.reference], &truths);
-            changes.push((index, change));
+            changes.push(change(index, run, &runs[arena.reference], &truths));
             flips.extend(flipped(arena, index, run, &runs[arena.reference], &truths, &all));
         }
     }
     if !changes.is_empty() {
-        sections.push(changed(arena, &changes));
+        let words = changes::Words { accuracy: "Accuracy", answer: "class", right: "" };
+        sections.push(changes::section(arena, &changes, &words));
     }
     sections.extend(flips);
     if runs[0].measured.main.is_some() {
         sections.push(reliability(arena, &runs));
         sections.push(confusion(arena, &runs, &all));
     }
-    let reference_precision = arena.contestants[arena.reference].model.info.precision.clone();
-    for (index, mut run) in runs.into_iter().enumerate() {
-        if let Some((_, change)) = changes.iter().find(|(other, _)| *other == index)
-            && reference_precision == "f32"
-        {
-            run.measured.figures.push(("agreement_f32", change.same as f64 / change.texts as f64));
-        }
-        results.push(run.measured);
-    }
+    let mut results: Vec<Measured> = runs.into_iter().map(|run| run.measured).collect();
+    changes.iter().for_each(|change| change.tell(arena, &mut results[change.model]));
     Ok(Found { sections, results, main: "accuracy" })
 }
 
@@ -151,7 +144,7 @@ fn accuracy(arena: &Arena<'_>, runs: &[Run]) -> Section {
         }));
         let (name, value) = (arena.name(index).to_string(), counts.accuracy());
         let [value, low, high] = [value, interval.low, interval.high].map(|x| 100.0 * x);
-        dots.push(IntervalRow { name, value, low, high });
+        dots.push(IntervalRow { name, series: index, value, low, high });
     }
     Section {
         key: "accuracy",
@@ -236,90 +229,14 @@ fn ratings(arena: &Arena<'_>, runs: &[Run]) -> Option<Section> {
 }
 
 /// How one classifier differs from the reference.
-struct Change {
-    /// Of the labelled texts.
-    paired: Paired,
-    /// Texts with the same class, labelled or not.
-    same: u64,
-    texts: u64,
-    /// Where the class differs: how far apart the reference's best two scores are, rising.
-    margins: Vec<f64>,
-}
-
-impl Change {
-    fn between(run: &Run, reference: &Run, truths: &[Option<usize>]) -> Self {
-        let predicted = run.evaluation.predicted.iter().zip(&reference.evaluation.predicted);
-        let same = predicted.clone().filter(|(a, b)| a == b).count() as u64;
-        let right = predicted.zip(truths).filter_map(|((a, b), truth)| Some((*b == (*truth)?, *a == (*truth)?)));
-        let mut margins: Vec<f64> =
-            agreement(&run.scores, &reference.scores).flip_margins.iter().map(|m| f64::from(*m)).collect();
-        margins.sort_by(f64::total_cmp);
-        Change { paired: Paired::count(right), same, texts: truths.len() as u64, margins }
-    }
-}
-
-fn changed(arena: &Arena<'_>, changes: &[(usize, Change)]) -> Section {
-    let mut table = Table::new([
-        "model",
-        "both right",
-        "right to wrong",
-        "wrong to right",
-        "both wrong",
-        "points",
-        "95 %",
-        "p",
-        "same class",
-        "95 %",
-    ]);
-    let (mut rows, mut dots, mut notes) = (Vec::new(), Vec::new(), Vec::new());
-    for (index, change) in changes {
-        let (paired, name) = (change.paired, arena.name(*index).to_string());
-        let (difference, same) = (paired.interval(), wilson(change.same, change.texts));
-        let share = change.same as f64 / change.texts as f64;
-        let counts = [paired.both_right, paired.lost, paired.gained, paired.both_wrong];
-        let mut cells = vec![name.clone()];
-        cells.extend(counts.map(|count| count.to_string()));
-        cells.extend([format!("{:+.2}", 100.0 * paired.difference()), points(difference)]);
-        cells.extend([p_value(paired.mcnemar()), percent(share)]);
-        cells.push(format!("{:.2} to {:.2}", 100.0 * same.low, 100.0 * same.high));
-        table.row(cells);
-        let median = quantile(&change.margins, 0.5);
-        rows.push(json!({
-            "model": name,
-            "reference": arena.name(arena.reference),
-            "both_right": paired.both_right,
-            "right_to_wrong": paired.lost,
-            "wrong_to_right": paired.gained,
-            "both_wrong": paired.both_wrong,
-            "accuracy_difference": paired.difference(),
-            "accuracy_difference_interval": interval_json(difference),
-            "mcnemar_p": paired.mcnemar(),
-            "texts": change.texts,
-            "agreement": share,
-            "agreement_interval": interval_json(same),
-            "flips": change.texts - change.same,
-            "median_margin_of_flips": median,
-        }));
-        if !change.margins.is_empty() {
-            notes.push(format!(
-                "{name} differs on {} of {} texts; there, the reference's best two scores are apart by {median:.3} in \
-                 the median, {:.3} at most.",
-                change.texts - change.same,
-                change.texts,
-                quantile(&change.margins, 1.0),
-            ));
-        }
-        let [value, low, high] = [paired.difference(), difference.low, difference.high].map(|x| 100.0 * x);
-        dots.push(IntervalRow { name, value, low, high });
-    }
-    notes.push(format!(
-        "Compared with {}. The interval of the difference is Newcombe's for paired data, in points of accuracy; p is \
-         McNemar's exact test; the accuracy cannot differ by more than the share of texts whose class differs.",
-        arena.name(arena.reference)
-    ));
-    let title = format!("Accuracy against {}, in points, with 95 % intervals", arena.name(arena.reference));
-    let figures = vec![Intervals { title, rows: dots, limit: Some(0.0) }.svg()];
-    Section { key: "changes", title: "What changed", table, rows, figures, notes }
+fn change(model: usize, run: &Run, reference: &Run, truths: &[Option<usize>]) -> Change {
+    let predicted = run.evaluation.predicted.iter().zip(&reference.evaluation.predicted);
+    let same = predicted.clone().filter(|(a, b)| a == b).count() as u64;
+    let right = predicted.zip(truths).filter_map(|((a, b), truth)| Some((*b == (*truth)?, *a == (*truth)?)));
+    let mut margins: Vec<f64> =
+        agreement(&run.scores, &reference.scores).flip_margins.iter().map(|m| f64::from(*m)).collect();
+    margins.sort_by(f64::total_cmp);
+    Change { model, paired: Paired::count(right), same, texts: truths.len() as u64, margins }
 }
 
 /// The texts that one classifier answers differently from the reference, mistakes first.
@@ -373,8 +290,7 @@ fn flipped(
 
 /// Whether a score of 0.8 is right in 80 of 100 cases.
 fn reliability(arena: &Arena<'_>, runs: &[Run]) -> Section {
-    let mut series = vec![LineSeries { name: "honest".into(), points: vec![(0.0, 0.0), (1.0, 1.0)] }];
-    let mut rows = Vec::new();
+    let (mut series, mut rows) = (Vec::new(), Vec::new());
     for (index, run) in runs.iter().enumerate() {
         let bins = run.evaluation.calibration.bins.iter().filter(|bin| bin.count > 0);
         let points = bins.clone().map(|bin| (bin.confidence, bin.accuracy)).collect();
@@ -388,6 +304,8 @@ fn reliability(arena: &Arena<'_>, runs: &[Run]) -> Section {
             })
         }));
     }
+    // Last, so that the models have the colours that they have in the other figures.
+    series.push(LineSeries { name: "honest".into(), points: vec![(0.0, 0.0), (1.0, 1.0)] });
     let lines = Lines {
         title: "Reliability: share of right answers by confidence, in 15 bins".into(),
         x_label: "confidence".into(),

@@ -15,7 +15,8 @@ use crate::eval::multi_label::MultiLabel;
 use crate::eval::paired::Paired;
 use crate::pipelines::Classifier;
 
-use super::report::{between, decimals, interval_json, p_value, percent, points};
+use super::changes::{self, Change};
+use super::report::{between, decimals, interval_json};
 use super::{Arena, Found, Measured};
 
 struct Run {
@@ -75,7 +76,11 @@ pub(super) fn compare(arena: &Arena<'_>, classifiers: &[&Classifier]) -> anyhow:
     }
     let mut sections = vec![overall(arena, &runs), by_label(arena, &runs, &all)];
     if runs.len() > 1 {
-        sections.push(changed(arena, &runs, &mut results));
+        let changes: Vec<_> = arena.others().map(|i| change(i, &runs[i], &runs[arena.reference])).collect();
+        changes.iter().for_each(|change| change.tell(arena, &mut results[change.model]));
+        let right = "; right means exactly the true labels";
+        let words = changes::Words { accuracy: "Subset accuracy", answer: "labels", right };
+        sections.push(changes::section(arena, &changes, &words));
     }
     Ok(Found { sections, results, main: "subset accuracy" })
 }
@@ -139,51 +144,9 @@ fn by_label(arena: &Arena<'_>, runs: &[Run], all: &[String]) -> Section {
     Section { key: "labels", title: "By label", table, rows, figures: Vec::new(), notes: Vec::new() }
 }
 
-fn changed(arena: &Arena<'_>, runs: &[Run], results: &mut [Measured]) -> Section {
-    let mut table = Table::new([
-        "model",
-        "both right",
-        "right to wrong",
-        "wrong to right",
-        "both wrong",
-        "points",
-        "95 %",
-        "p",
-        "same labels",
-        "95 %",
-    ]);
-    let reference = &runs[arena.reference];
-    let mut rows = Vec::new();
-    for index in arena.others() {
-        let run = &runs[index];
-        let paired = Paired::count(reference.judged.exact.iter().copied().zip(run.judged.exact.iter().copied()));
-        let same = run.given.iter().zip(&reference.given).filter(|(a, b)| a == b).count() as u64;
-        let texts = run.given.len() as u64;
-        let (share, interval, difference) = (same as f64 / texts as f64, wilson(same, texts), paired.interval());
-        let counts = [paired.both_right, paired.lost, paired.gained, paired.both_wrong];
-        let mut cells = vec![arena.name(index).to_string()];
-        cells.extend(counts.map(|count| count.to_string()));
-        cells.extend([format!("{:+.2}", 100.0 * paired.difference()), points(difference)]);
-        cells.extend([p_value(paired.mcnemar()), percent(share)]);
-        cells.push(format!("{:.2} to {:.2}", 100.0 * interval.low, 100.0 * interval.high));
-        table.row(cells);
-        rows.push(json!({
-            "model": arena.name(index),
-            "reference": arena.name(arena.reference),
-            "both_right": paired.both_right,
-            "right_to_wrong": paired.lost,
-            "wrong_to_right": paired.gained,
-            "both_wrong": paired.both_wrong,
-            "accuracy_difference": paired.difference(),
-            "accuracy_difference_interval": interval_json(difference),
-            "mcnemar_p": paired.mcnemar(),
-            "agreement": share,
-            "agreement_interval": interval_json(interval),
-        }));
-        if arena.contestants[arena.reference].model.info.precision == "f32" {
-            results[index].figures.push(("agreement_f32", share));
-        }
-    }
-    let notes = vec![format!("Compared with {}; right means exactly the true labels.", arena.name(arena.reference))];
-    Section { key: "changes", title: "What changed", table, rows, figures: Vec::new(), notes }
+/// How one classifier differs from the reference; right means exactly the true labels.
+fn change(model: usize, run: &Run, reference: &Run) -> Change {
+    let paired = Paired::count(reference.judged.exact.iter().copied().zip(run.judged.exact.iter().copied()));
+    let same = run.given.iter().zip(&reference.given).filter(|(a, b)| a == b).count() as u64;
+    Change { model, paired, same, texts: run.given.len() as u64, margins: Vec::new() }
 }

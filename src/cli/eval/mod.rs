@@ -1,5 +1,6 @@
 //! `octet eval MODEL... --data FILE`
 
+mod changes;
 mod classes;
 mod contestants;
 mod label_sets;

@@ -113,7 +113,7 @@ fn quality_and_cost(arena: &Arena<'_>, results: &[Measured], sections: &[Section
     };
     let bubbles: Vec<Bubble> = (0..results.len()).filter_map(bubble).collect();
     let chart = Bubbles {
-        title: format!("{main} in % (upwards, with its 95 % interval), size in memory, and time of one text (area)"),
+        title: format!("Upwards: {main} in %, with its 95 % interval. To the right: size. Area: time of one text"),
         x_label: "MB of weights in memory".into(),
         x_scale: Scale::Linear,
         y_scale: Scale::Span,
