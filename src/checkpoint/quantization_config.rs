@@ -195,7 +195,9 @@ impl QuantizationConfig {
         let mut groups = Map::new();
         for (i, group) in self.groups.iter().enumerate() {
             let group = Group {
-                format: (!same).then(|| format_of(group.weights.levels).into()),
+                // Also where the whole has the same one: compressed-tensors takes a group without for weights of 8 bits
+                // when its inputs have 8.
+                format: Some(format_of(group.weights.levels).into()),
                 targets: group.targets.clone(),
                 weights: Some(Args::of_weights(group.weights)),
                 input_activations: group.inputs.map(Args::of_inputs),

@@ -8,6 +8,7 @@ use octet::architectures::RaggedBatch;
 use octet::checkpoint::{Existing, ModelDir, Tensor};
 use octet::interchange::{ExportFormat, ImportOptions, ImportReport, InterchangeError, export, import};
 use octet::pipelines::{Loader, Model, Precision, SequenceModel};
+use octet::quantize::{QuantizeOptions, Recipe, quantize};
 use octet::text::Encoding;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -410,6 +411,47 @@ fn a_compressed_tensors_export_is_a_model_with_the_same_integers_and_float_table
     let pruned = ModelDir::open(Path::new("tests/goldens/bert-pruned")).unwrap();
     let refused = export(&pruned, &folder, ExportFormat::CompressedTensors).unwrap_err().to_string();
     assert!(refused.contains("layers of different sizes") && refused.contains("as ONNX"), "{refused}");
+}
+
+/// Float inputs, several schemes at once, groups and zero points.
+#[test]
+fn a_compressed_tensors_export_of_any_scheme_gives_the_answers_of_its_source() {
+    let scratch = tempfile::tempdir().unwrap();
+    let source = Path::new("tests/goldens/bert-classify");
+    let recipe = |lines: &str| format!("scheme = \"x\"\n{lines}\n");
+    for (index, lines) in [
+        "weights = \"int8\"\nactivations = \"float\"",
+        "weights = \"int4-asymmetric-group16\"\nembeddings = \"int4-group16\"",
+        "weights = \"int8-asymmetric-tensor\"\n[layers]\n\"*key\" = \"float\"\n\"*query\" = \"ternary\"",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (made, exported) =
+            (scratch.path().join(format!("made{index}")), scratch.path().join(format!("out{index}")));
+        let recipe = Recipe::parse(&recipe(lines), "test").unwrap();
+        let options = QuantizeOptions { recipe, ..QuantizeOptions::new("golden") };
+        quantize(&ModelDir::open(source).unwrap(), &made, &options, |_, _| {}).unwrap();
+        same_after_export(&made, &exported);
+    }
+    let binary = scratch.path().join("binary");
+    let options = QuantizeOptions { recipe: Recipe::named("binary").unwrap(), ..QuantizeOptions::new("golden") };
+    quantize(&ModelDir::open(source).unwrap(), &binary, &options, |_, _| {}).unwrap();
+    let refused = scratch.path().join("refused");
+    let error = export(&ModelDir::open(&binary).unwrap(), &refused, ExportFormat::CompressedTensors).unwrap_err();
+    assert!(error.to_string().contains("binary") && !refused.exists(), "{error}");
+}
+
+fn same_after_export(source: &Path, exported: &Path) {
+    export(&ModelDir::open(source).unwrap(), exported, ExportFormat::CompressedTensors).unwrap();
+    let rows = |folder: &Path| {
+        let model = load(folder, Precision::Int8);
+        let encode = |text: &str| model.tokenizer.encode(text, None, 64).unwrap();
+        let sequences: Vec<_> = ["the film was good", "a bad market, and a poor team!"].map(encode).to_vec();
+        rows_of(&model.classifier.as_ref().expect("a classifier").model, &sequences)
+    };
+    // Tables become f32, whose rows are the same numbers.
+    assert_eq!(rows(exported), rows(source), "{}", source.display());
 }
 
 fn cosine(a: &[f32], b: &[f32]) -> f32 {

@@ -495,7 +495,7 @@ fn other_quantization_schemes_are_refused_by_name() {
         ("method", "/quant_method", json!("gptq"), "quant_method \"gptq\""),
         ("no method", "/quant_method", json!(null), "no quant_method"),
         ("format", "/format", json!("marlin-24"), "format \"marlin-24\""),
-        ("other format", "/format", json!("pack-quantized"), "int8 in format \"pack-quantized\""),
+        ("other format", "/format", json!("pack-quantized"), "group_0: format \"int-quantized\""),
         ("group format", "/config_groups/group_0/format", json!("octet-binary"), "format \"octet-binary\""),
         ("status", "/quantization_status", json!("calibration"), "quantization_status \"calibration\""),
         ("bits", "/config_groups/group_0/weights/num_bits", json!(3), "weights of 3 bits"),

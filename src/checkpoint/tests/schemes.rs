@@ -100,7 +100,10 @@ fn groups_of_modules_are_found_by_name_then_pattern_then_class() {
     assert_eq!(QuantizationConfig::from_json(&written, Path::new("config.json")).unwrap(), config);
     assert_eq!(written["config_groups"]["group_1"]["format"], "pack-quantized");
     assert_eq!(config.name(), "mixed");
-    assert_eq!(QuantizationConfig::int8(vec![]).name(), "w8a8-dynamic");
+    let int8 = QuantizationConfig::int8(vec![]);
+    assert_eq!(int8.name(), "w8a8-dynamic");
+    assert_eq!(int8.to_json()["config_groups"]["group_0"]["format"], "int-quantized", "each group says its own");
+    assert_eq!(QuantizationConfig::from_json(&int8.to_json(), Path::new("config.json")).unwrap(), int8);
     let float = QuantizationConfig { groups: vec![], ignore: vec!["Linear".into()] };
     assert_eq!(QuantizationConfig::from_json(&float.to_json(), Path::new("config.json")).unwrap(), float);
 }

@@ -12,7 +12,7 @@ use crate::architectures::{self, Architecture, HeadSpec, Pooling};
 use crate::checkpoint::{
     Existing, LayerConfig, ModelDir, ModelFiles, QuantizationConfig, QuantizationGroup, Tensor, Weights, write_model,
 };
-use crate::kernels::affine::{Scheme, quantize_weights};
+use crate::kernels::affine::{Inputs, Levels, Scheme, quantize_weights};
 
 use super::InterchangeError;
 use super::import::weights_of;
@@ -137,7 +137,7 @@ fn export_compressed_tensors(source: &ModelDir, destination: &Path) -> Result<()
     let heads: Vec<&str> = architecture.head.iter().flat_map(|h| &h.layers).map(|l| l.names.weight.as_str()).collect();
     let linears: Vec<&str> =
         architecture.encoder.layers.iter().flat_map(|l| l.linears()).map(|l| l.weight.as_str()).collect();
-    let mut tensors = BTreeMap::new();
+    let (mut tensors, mut inputs) = (BTreeMap::new(), BTreeMap::new());
     for (name, shape) in weights_of(&architecture, source.config().hidden_size) {
         let tensor = match weights.take(&name, &shape)? {
             Tensor::Quantized(q) if tables.contains(&name.as_str()) => {
@@ -148,6 +148,11 @@ fn export_compressed_tensors(source: &ModelDir, destination: &Path) -> Result<()
             }
             tensor => tensor,
         };
+        if linears.contains(&name.as_str())
+            && let Inputs::Static(params) = weights.inputs(&name)?
+        {
+            inputs.insert(name.trim_end_matches(".weight").to_string(), params);
+        }
         tensors.insert(name, tensor);
     }
     let module = |name: &&str| name.trim_end_matches(".weight").to_string();
@@ -155,8 +160,13 @@ fn export_compressed_tensors(source: &ModelDir, destination: &Path) -> Result<()
         Some(config) => config.clone(),
         None => QuantizationConfig::int8(heads.iter().map(module).collect()),
     };
-    let for_linears = |group: &QuantizationGroup| group.inputs.is_some();
-    quantization.groups.retain(for_linears);
+    let used = quantization.clone();
+    let used: Vec<&QuantizationGroup> = linears.iter().filter_map(|name| used.group_of(&module(name))).collect();
+    if let Some(group) = used.iter().find(|group| group.weights.levels == Levels::Binary) {
+        let reason = format!("{} weights, for which compressed-tensors has no format", group.weights);
+        return Err(InterchangeError::refused(source.path(), reason));
+    }
+    quantization.groups.retain(|group| used.contains(&group));
     quantization.ignore.extend(tables.iter().map(module));
     // The encoders of Transformers have a pooler, with or without the prefix of their family, that Octet does not keep.
     if !tensors.keys().any(|name| name.ends_with("pooler.dense.weight")) {
@@ -164,8 +174,9 @@ fn export_compressed_tensors(source: &ModelDir, destination: &Path) -> Result<()
     }
     let files = ModelFiles {
         config: source.config().raw.clone(),
-        quantization: Some(&quantization),
+        quantization: (!quantization.groups.is_empty()).then_some(&quantization),
         tensors,
+        inputs,
         copy_from: Some(source.path()),
         ..ModelFiles::default()
     };
