@@ -161,6 +161,9 @@ section! {
         budget: Share = Share::percent(10), Allowed::Share;
         /// Answers that may wait for a comparison; further ones are not compared, and counted.
         max_queue_inputs: usize = 64, between(1, 100_000);
+        /// How much accuracy int8 may cost, as a share: where the bound of 24 hours is above it, the alert
+        /// `OctetAccuracyLossBound` fires. Exported beside the bound; the default allows what `quality.min_agreement` does.
+        max_loss: Share = Share::percent(2), Allowed::Share;
     }
 }
 

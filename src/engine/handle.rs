@@ -116,6 +116,7 @@ impl Engine {
             let takes_labels = chooses_one_label(model) && feedback.max_answers > 0;
             metrics.add_model(&ModelFacts {
                 shadow: is_shadowed.then(|| kind(model)),
+                max_loss: shadow.max_loss.value(),
                 feedback: takes_labels,
                 confusion: takes_labels && model.info.labels.len() <= feedback.confusion_labels,
                 ..facts(model, isa)

@@ -191,6 +191,8 @@ catalogue! {
     shadow_bound: Gauge = Gauge::default, "octet_shadow_loss_bound_ratio" ["model", "version", "window"]
         "How much accuracy quantization can have cost at most: upper end of the 95 % Wilson interval of the share of \
          compared answers that differ; 1 when none was compared";
+    shadow_limit: Gauge = Gauge::default, "octet_shadow_loss_limit_ratio" ["model"]
+        "How much accuracy quantization may cost: shadow.max_loss; an alert compares the bound with it";
     shadow_queue: Gauge = Gauge::default, "octet_shadow_queue_inputs" []
         "Answers that wait for a comparison";
     shadow_busy: Seconds = Seconds::default, "octet_shadow_busy_seconds_total" []

@@ -145,6 +145,8 @@ pub(super) struct Live {
     version: String,
     /// How it is compared with its float original, if it is.
     shadow: Option<ShadowKind>,
+    /// How much accuracy quantization may cost, 0 to 1.
+    max_loss: f64,
     /// Whether answers can be labelled.
     feedback: bool,
     /// Labels of the confusion table; none when it is not kept.
@@ -172,6 +174,7 @@ impl Live {
         let confusion = if facts.confusion { facts.labels.clone() } else { Vec::new() };
         let live = Live {
             shadow: facts.shadow,
+            max_loss: facts.max_loss,
             feedback: facts.feedback,
             confusion,
             counts: Mutex::new(counts),
@@ -191,6 +194,7 @@ impl Live {
             }
             match kind {
                 ShadowKind::Labels => {
+                    f.shadow_limit.with(&[&self.model]).set(self.max_loss);
                     f.shadow_agreements.with(&of_version);
                     f.shadow_logit_error.with(&of_version);
                     f.shadow_score_error.with(&of_version);

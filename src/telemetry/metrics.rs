@@ -123,6 +123,8 @@ pub struct ModelFacts {
     pub reference: Option<ReferenceFacts>,
     /// How answers are compared with the float original; none when they are not.
     pub shadow: Option<ShadowKind>,
+    /// How much accuracy quantization may cost, 0 to 1.
+    pub max_loss: f64,
     /// Whether somebody may send labels for answers.
     pub feedback: bool,
     /// Whether labelled answers are counted by both labels.
