@@ -9,7 +9,7 @@ fn main() -> ExitCode {
     match octet::cli::run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("octet: {error:#}");
+            eprintln!("octet: {}", octet::cli::chain(&error));
             ExitCode::FAILURE
         }
     }

@@ -35,7 +35,7 @@ pub use quantization_config::{InputConfig, QuantizationConfig, QuantizationGroup
 pub use reference::{Histogram, Reference};
 pub use sentence_transformer::SentenceTransformerConfig;
 pub use weights::{Tensor, TensorEntry, Weights};
-pub use write::{Existing, ModelFiles, write_model};
+pub use write::{Existing, ModelFiles, check_destination, write_model};
 
 #[cfg(test)]
 mod tests;

@@ -69,8 +69,12 @@ pub fn write_model(destination: &Path, files: &ModelFiles, existing: Existing) -
     result
 }
 
-/// Fails unless `destination` is free, empty, or a model folder that may be replaced.
-fn check_destination(destination: &Path, existing: Existing) -> Result<(), CheckpointError> {
+/// Fails unless `destination` is free, empty, or a model folder that may be replaced; [`write_model`] does the same, so
+/// this is for asking before long work.
+///
+/// # Errors
+/// [`CheckpointError`] that says what is there.
+pub fn check_destination(destination: &Path, existing: Existing) -> Result<(), CheckpointError> {
     let taken = |reason: &str| Err(CheckpointError::invalid(destination, reason));
     let mut content = match std::fs::read_dir(destination) {
         Ok(content) => content,
@@ -82,7 +86,7 @@ fn check_destination(destination: &Path, existing: Existing) -> Result<(), Check
         return Ok(());
     }
     if existing == Existing::Refuse {
-        return taken("exists and is not empty; choose another folder or overwrite it");
+        return taken("exists and is not empty; choose another folder, or replace it with --force");
     }
     if !destination.join("config.json").is_file() {
         return taken("exists, is not empty and is not a model folder (no config.json), so it is not overwritten");

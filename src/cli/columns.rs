@@ -4,16 +4,24 @@ use clap::Args;
 
 use crate::data::{Columns, Field};
 
-/// Names of columns (csv, tsv) or fields (jsonl).
+/// Names of columns (csv, tsv) or fields (jsonl) with texts.
 #[derive(Args)]
 #[command(next_help_heading = "Columns of the data")]
-pub(super) struct ColumnArgs {
+pub(super) struct TextColumnArgs {
     /// Column with the text [text, sentence, input, sentence1]
     #[arg(long, value_name = "NAME")]
     text_column: Option<String>,
     /// Column with the second text of a pair [text_pair, sentence2]
     #[arg(long, value_name = "NAME")]
     pair_column: Option<String>,
+}
+
+/// Names of columns or fields with texts, and with what people said about them.
+#[derive(Args)]
+#[command(next_help_heading = "Columns of the data")]
+pub(super) struct ColumnArgs {
+    #[command(flatten)]
+    texts: TextColumnArgs,
     /// Column with the class [label]
     #[arg(long, value_name = "NAME")]
     label_column: Option<String>,
@@ -31,19 +39,28 @@ pub(super) struct ColumnArgs {
     source_column: Option<String>,
 }
 
+impl TextColumnArgs {
+    /// What was named.
+    pub(super) fn columns(&self) -> Columns {
+        with_names(Columns::default(), [(Field::Text, &self.text_column), (Field::TextPair, &self.pair_column)])
+    }
+}
+
 impl ColumnArgs {
     /// What was named.
     pub(super) fn columns(&self) -> Columns {
         let named = [
-            (Field::Text, &self.text_column),
-            (Field::TextPair, &self.pair_column),
             (Field::Label, &self.label_column),
             (Field::Labels, &self.labels_column),
             (Field::Rating, &self.rating_column),
             (Field::Summary, &self.summary_column),
             (Field::Source, &self.source_column),
         ];
-        let named = named.into_iter().filter_map(|(field, name)| Some((field, name.as_ref()?)));
-        named.fold(Columns::default(), |columns, (field, name)| columns.name(field, name))
+        with_names(self.texts.columns(), named)
     }
+}
+
+fn with_names<const N: usize>(columns: Columns, named: [(Field, &Option<String>); N]) -> Columns {
+    let named = named.into_iter().filter_map(|(field, name)| Some((field, name.as_ref()?)));
+    named.fold(columns, |columns, (field, name)| columns.name(field, name))
 }

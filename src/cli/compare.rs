@@ -6,12 +6,14 @@ use anyhow::Context;
 use clap::Args;
 
 use crate::config::Settings;
-use crate::data::read_examples;
+use crate::data::{Columns, sample_with};
 use crate::kernels::Kernels;
-use crate::pipelines::{Loader, Precision};
+use crate::kernels::affine::Scheme;
+use crate::pipelines::{ClassifyInput, Loader, Precision};
 use crate::quantize::observers::ObserverKind;
-use crate::quantize::{CalibrateOptions, Calibration, Judge, Original};
+use crate::quantize::{CalibrateOptions, Calibration, Judge, Original, parse_scheme};
 
+use super::columns::TextColumnArgs;
 use super::{model_folder, progress};
 
 /// A float model and texts.
@@ -28,6 +30,8 @@ pub(super) struct Compared {
     /// Most texts, evenly spaced over the file
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub(super) texts: usize,
+    #[command(flatten)]
+    columns: TextColumnArgs,
 }
 
 impl Compared {
@@ -38,22 +42,28 @@ impl Compared {
 
     /// What the float model says to at most `count` texts.
     pub(super) fn judge(&self, original: &Original, kernels: (Kernels, usize), count: usize) -> anyhow::Result<Judge> {
-        judge(original, self.head.as_deref(), &sample(&self.data, count)?, kernels)
+        judge(original, self.head.as_deref(), &sample(&self.data, &self.columns.columns(), count)?, kernels)
     }
 }
 
-/// At most `count` texts of a file, evenly spaced over it, so that a sorted file gives all of its parts.
-pub(super) fn sample(path: &Path, count: usize) -> anyhow::Result<Vec<String>> {
-    let examples = read_examples(path)?;
-    let count = count.min(examples.len());
-    Ok((0..count).map(|i| examples[i * examples.len() / count].text.clone()).collect())
+/// The forms that `--forms` names.
+pub(super) fn forms(names: &[String]) -> anyhow::Result<Vec<Option<Scheme>>> {
+    names.iter().map(|name| parse_scheme(name).map_err(anyhow::Error::msg).context("--forms")).collect()
+}
+
+/// At most `count` texts or pairs of texts of a file, evenly spaced over it.
+pub(super) fn sample(path: &Path, columns: &Columns, count: usize) -> anyhow::Result<Vec<ClassifyInput>> {
+    anyhow::ensure!(count > 0, "no texts are asked for; give at least one");
+    let mut texts = Vec::new();
+    sample_with(path, columns, count, |e| texts.push(ClassifyInput { text: e.text, text_pair: e.text_pair }))?;
+    Ok(texts)
 }
 
 /// What the float model, under its own head or that of another folder, says to the texts.
 pub(super) fn judge(
     original: &Original,
     head: Option<&Path>,
-    texts: &[String],
+    texts: &[ClassifyInput],
     (kernels, threads): (Kernels, usize),
 ) -> anyhow::Result<Judge> {
     let folder = original.folder();

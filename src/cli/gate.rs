@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 
 use crate::checkpoint::ModelDir;
 use crate::config::Settings;
+use crate::data::Columns;
 use crate::kernels::Kernels;
 use crate::pipelines::{Loader, Model};
 use crate::quantize::{Bound, Form, OnFailure, Original, Passed, Recipe};
@@ -43,7 +44,8 @@ pub(super) fn load(
         return Ok(loader.load(id, folder)?);
     }
     let original = Original::load(encoder)?;
-    let texts = sample(Path::new(&settings.quality.data), settings.quality.max_texts).context("quality.data")?;
+    let (file, count) = (Path::new(&settings.quality.data), settings.quality.max_texts);
+    let texts = sample(file, &Columns::default(), count).context("quality.data")?;
     let judge = judge(&original, dir.is_head_only().then_some(folder), &texts, (kernels, threads(settings)))?;
     let mut forms = original.forms(&Recipe::default(), None, |_| {})?;
     let told = |what: String| tracing::info!(model = id, "{what}");

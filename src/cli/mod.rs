@@ -95,6 +95,19 @@ pub fn run() -> anyhow::Result<()> {
     }
 }
 
+/// An error and its causes on one line; a cause that the message before it ends with already is not said again.
+pub fn chain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        match text.is_empty() {
+            true => text = cause,
+            false if text.ends_with(&cause) => {}
+            false => text = format!("{text}: {cause}"),
+        }
+    }
+    text
+}
+
 impl Common {
     /// Defaults, file, environment, flags, and then `flags` of the subcommand's own.
     fn settings(&self, flags: Vec<(String, String)>) -> anyhow::Result<Settings> {
@@ -150,9 +163,15 @@ fn model_folder(model: &str, settings: &Settings) -> anyhow::Result<PathBuf> {
 
 /// Refuses a destination that is, holds or lies in a folder that is read: replacing it would destroy the source.
 fn ensure_apart(source: &Path, destination: &Path) -> anyhow::Result<()> {
-    let (Ok(source), Ok(target)) = (source.canonicalize(), destination.canonicalize()) else { return Ok(()) };
-    let overlap = source.starts_with(&target) || target.starts_with(&source);
-    ensure!(!overlap, "{} would replace {}; write to another folder", destination.display(), source.display());
+    let Ok(read) = source.canonicalize() else { return Ok(()) };
+    let (written, source) = (destination.display(), source.display());
+    let holds = destination.canonicalize().is_ok_and(|target| read.starts_with(target));
+    ensure!(!holds, "{written} would replace {source}; write to another folder");
+    // What is not there yet lies where its nearest folder that is there lies.
+    let absolute = std::path::absolute(destination).unwrap_or_default();
+    let lies_in =
+        absolute.ancestors().find_map(|a| a.canonicalize().ok()).is_some_and(|found| found.starts_with(&read));
+    ensure!(!lies_in, "{written} lies in {source}, which is read; write to another folder");
     Ok(())
 }
 
@@ -177,5 +196,28 @@ fn threads(settings: &Settings) -> usize {
     match settings.engine.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destination_is_neither_around_nor_within_what_is_read() {
+        let scratch = tempfile::tempdir().unwrap();
+        let source = scratch.path().join("source");
+        std::fs::create_dir(&source).unwrap();
+        let apart = |destination: &Path| ensure_apart(&source, destination);
+        assert!(apart(&scratch.path().join("other")).is_ok(), "a sibling that is not there yet");
+        for taken in [source.clone(), scratch.path().to_path_buf(), source.join("new"), source.join("new/er")] {
+            assert!(apart(&taken).unwrap_err().to_string().contains("another folder"), "{}", taken.display());
+        }
+    }
+
+    #[test]
+    fn a_cause_that_was_said_is_not_said_again() {
+        let error = anyhow::anyhow!("no such file").context("cannot read a.csv: no such file").context("--data");
+        assert_eq!(chain(&error), "--data: cannot read a.csv: no such file");
     }
 }

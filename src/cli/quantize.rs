@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::Args;
 
-use crate::checkpoint::{Existing, ModelDir, Score, card, update_manifest};
+use crate::checkpoint::{Existing, ModelDir, Score, card, check_destination, update_manifest};
 use crate::config::Settings;
 use crate::quantize::observers::ObserverKind;
 use crate::quantize::report::Report;
@@ -14,6 +14,7 @@ use crate::quantize::{
     Answers, Calibration, Form, Judge, Original, Passed, QuantizeOptions, Recipe, Rounding, quantize,
 };
 
+use super::columns::TextColumnArgs;
 use super::compare::{calibrated, judge, sample};
 use super::gate::bound;
 use super::table::{Table, megabytes};
@@ -78,12 +79,16 @@ pub(super) struct QuantizeArgs {
     /// Write what quantization did as one HTML page
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    #[command(flatten)]
+    columns: TextColumnArgs,
 }
 
 pub(super) fn run(args: QuantizeArgs, common: &Common) -> anyhow::Result<()> {
     let settings = common.settings(Vec::new())?;
     let folder = model_folder(&args.source, &settings)?;
+    let existing = if args.force { Existing::Replace } else { Existing::Refuse };
     ensure_apart(&folder, &args.destination)?;
+    check_destination(&args.destination, existing)?;
     let source = ModelDir::open(&folder)?;
     let recipe = recipe(&args)?;
     let looks = args.calibrate.is_some() || args.data.is_some() || args.report.is_some();
@@ -92,7 +97,7 @@ pub(super) fn run(args: QuantizeArgs, common: &Common) -> anyhow::Result<()> {
     let options = QuantizeOptions {
         source_id: args.source_id.clone().unwrap_or(args.source.clone()),
         license: args.license.clone(),
-        existing: if args.force { Existing::Replace } else { Existing::Refuse },
+        existing,
         recipe,
         made,
     };
@@ -117,6 +122,11 @@ pub(super) fn run(args: QuantizeArgs, common: &Common) -> anyhow::Result<()> {
     println!("{table}");
     if !written.left_out.is_empty() {
         println!("not used by this architecture, left out: {}", written.left_out.join(", "));
+    }
+    for pattern in &written.unmatched {
+        eprintln!(
+            "warning: no layer is called \"{pattern}\", so this exception does nothing; the table has their names"
+        );
     }
     let ratio = written.f32_bytes as f64 / written.bytes as f64;
     let (before, after, name) = (megabytes(written.f32_bytes), megabytes(written.bytes), args.destination.display());
@@ -177,7 +187,9 @@ fn look<'a>(
     let (kernels, threads) = (kernels(settings)?, threads(settings));
     let original = Original::load(source)?;
     let head = args.head.as_deref();
-    let judged = |file: &Path, count: usize| judge(&original, head, &sample(file, count)?, (kernels, threads));
+    let columns = args.columns.columns();
+    let judged =
+        |file: &Path, count: usize| judge(&original, head, &sample(file, &columns, count)?, (kernels, threads));
     let seen = args.calibrate.as_deref().map(|file| judged(file, args.samples)).transpose()?;
     let moments = recipe.rounding == Rounding::Gptq;
     let calibration = seen.as_ref().map(|seen| calibrated(&original, seen, moments, args.observer)).transpose()?;
@@ -256,7 +268,7 @@ impl Looked<'_> {
                 words.scheme, words.weights, words.embeddings, words.activations
             ),
             modules: forms.map(|(module, form)| self.original.stored(module, form)).collect(),
-            float_bytes: self.original.float_bytes()?,
+            float_bytes: self.original.float_bytes(),
             inputs: self.calibration.as_ref().map(Calibration::entering).unwrap_or_default(),
             verdict: self.compared.as_ref().map(|(judge, passed)| (passed.verdict, judge.answers(), judge.len())),
             min_agreement: Some(self.min_agreement),

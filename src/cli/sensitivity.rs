@@ -7,9 +7,9 @@ use clap::Args;
 use serde_json::json;
 
 use crate::checkpoint::ModelDir;
-use crate::quantize::{Forms, Original, Recipe, Rounding, Verdict, Workbench, parse_scheme, scheme_name};
+use crate::quantize::{Forms, Original, Recipe, Rounding, Verdict, Workbench, scheme_name};
 
-use super::compare::{Compared, calibrated};
+use super::compare::{Compared, calibrated, forms};
 use super::table::Table;
 use super::{Common, kernels, machine, progress, threads};
 
@@ -48,8 +48,7 @@ pub(super) fn run(args: SensitivityArgs, common: &Common) -> anyhow::Result<()> 
     let original = Original::load(&source)?;
     let judge = args.compared.judge(&original, (kernels, threads), args.compared.texts)?;
     let calibration = calibrated(&original, &judge, args.rounding == Rounding::Gptq, Default::default())?;
-    let forms = args.forms.iter().map(|form| parse_scheme(form).map_err(anyhow::Error::msg));
-    let forms = forms.collect::<anyhow::Result<Vec<_>>>().context("--forms")?;
+    let forms = forms(&args.forms)?;
     let forms = Forms { matrices: forms.clone(), tables: forms };
     let base = Recipe { rounding: args.rounding, ..Recipe::default() };
 

@@ -9,9 +9,9 @@ use crate::checkpoint::ModelDir;
 use crate::kernels::affine::Scheme;
 use crate::quantize::report::{Report, Tried};
 use crate::quantize::search::Budget;
-use crate::quantize::{Forms, Original, Recipe, Rounding, TuneOptions, Workbench, parse_scheme, scheme_name};
+use crate::quantize::{Forms, Original, Recipe, Rounding, TuneOptions, Workbench, scheme_name};
 
-use super::compare::{Compared, calibrated};
+use super::compare::{Compared, calibrated, forms};
 use super::table::{Table, megabytes};
 use super::{Common, kernels, progress, threads};
 
@@ -74,8 +74,7 @@ pub(super) fn run(args: TuneArgs, common: &Common) -> anyhow::Result<()> {
     let probing = args.compared.judge(&original, (kernels, threads), args.compared.texts.min(PROBED_TEXTS))?;
     let calibration = calibrated(&original, &probing, args.rounding == Rounding::Gptq, Default::default())?;
 
-    let forms = args.forms.iter().map(|form| parse_scheme(form).map_err(anyhow::Error::msg));
-    let matrices = forms.collect::<anyhow::Result<Vec<Option<Scheme>>>>().context("--forms")?;
+    let matrices = forms(&args.forms)?;
     let keeps_rows_apart = |form: &&Option<Scheme>| form.is_none_or(|scheme| scheme.levels.may_be_asymmetric());
     let forms = Forms { tables: matrices.iter().filter(keeps_rows_apart).copied().collect(), matrices };
     let base = Recipe { rounding: args.rounding, ..Recipe::default() };
@@ -126,14 +125,12 @@ pub(super) fn run(args: TuneArgs, common: &Common) -> anyhow::Result<()> {
         }
     );
     let recipe = &tuned.recipe;
-    std::fs::write(&args.out, recipe.to_toml()).with_context(|| format!("cannot write {}", args.out.display()))?;
-    println!("{}: {}", args.out.display(), summary(recipe));
     if let Some(file) = &args.report {
         let report = Report {
             model: format!("{} of {}", args.name, args.compared.source.rsplit('/').next().unwrap_or_default()),
             recipe: summary(recipe),
             modules: bench.stored(&tuned.found.assignment),
-            float_bytes: original.float_bytes()?,
+            float_bytes: original.float_bytes(),
             inputs: calibration.entering(),
             verdict: Some((tuned.verdict, judge.answers(), judge.len())),
             sensitivity: Some(bench.sensitivity()),
@@ -145,15 +142,20 @@ pub(super) fn run(args: TuneArgs, common: &Common) -> anyhow::Result<()> {
     }
     if !tuned.found.within_budget {
         bail!(
-            "agreement {:.4} needs {} and {:.3} ms, which is over the budget; loosen one of them",
+            "agreement {:.4} needs {} and {:.3} ms, which is over the budget; loosen one of them; no recipe was written",
             tuned.found.agreement,
             megabytes(tuned.cost.bytes),
             tuned.cost.seconds * 1e3
         );
     }
     if tuned.found.agreement < min_agreement {
-        bail!("no mix reaches agreement {min_agreement}; the best has {:.4}", tuned.found.agreement);
+        bail!(
+            "no mix reaches agreement {min_agreement}; the best has {:.4}; no recipe was written",
+            tuned.found.agreement
+        );
     }
+    std::fs::write(&args.out, recipe.to_toml()).with_context(|| format!("cannot write {}", args.out.display()))?;
+    println!("{}: {}", args.out.display(), summary(recipe));
     Ok(())
 }
 

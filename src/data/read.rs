@@ -42,21 +42,55 @@ pub fn read_examples(path: &Path) -> Result<Vec<Example>, DataError> {
 /// # Errors
 /// [`DataError`], naming the first bad lines and counting the others.
 pub fn read_with(path: &Path, columns: &Columns, limit: usize) -> Result<Vec<Example>, DataError> {
-    let (mut examples, mut first, mut count) = (Vec::new(), Vec::new(), 0);
+    let mut examples = Vec::new();
+    see_with(path, columns, limit, |example| examples.push(example))?;
+    Ok(examples)
+}
+
+/// Shows at most `count` examples of a file to `see`, evenly spaced over it, so that a sorted file gives all of its
+/// parts. The file is read twice instead of being held in memory.
+///
+/// # Errors
+/// [`DataError`], naming the first bad lines and counting the others.
+pub fn sample_with(
+    path: &Path,
+    columns: &Columns,
+    count: usize,
+    mut see: impl FnMut(Example),
+) -> Result<(), DataError> {
+    let total = see_with(path, columns, usize::MAX, |_| {})?;
+    let count = count.min(total);
+    let (mut at, mut seen) = (0, 0);
+    see_with(path, columns, usize::MAX, |example| {
+        if seen < count && at == seen * total / count {
+            seen += 1;
+            see(example);
+        }
+        at += 1;
+    })?;
+    Ok(())
+}
+
+/// Shows the first `limit` examples of a file to `see`, one after another, and counts them.
+fn see_with(path: &Path, columns: &Columns, limit: usize, mut see: impl FnMut(Example)) -> Result<usize, DataError> {
+    let (mut good, mut first, mut bad) = (0, Vec::new(), 0);
     for line in open(path, columns)?.take(limit) {
         match line {
-            Ok(example) => examples.push(example),
-            Err(bad) => {
-                count += 1;
+            Ok(example) => {
+                good += 1;
+                see(example);
+            }
+            Err(line) => {
+                bad += 1;
                 if first.len() < SHOWN_LINES {
-                    first.push(bad.to_string());
+                    first.push(line.to_string());
                 }
             }
         }
     }
-    match (count, examples.len()) {
+    match (bad, good) {
         (0, 0) => Err(DataError::NoExamples { path: path.to_path_buf() }),
-        (0, _) => Ok(examples),
+        (0, _) => Ok(good),
         (count, _) => Err(DataError::Lines { path: path.to_path_buf(), count, first }),
     }
 }

@@ -152,3 +152,21 @@ fn quotes_in_a_tsv_are_ordinary_characters_and_a_byte_order_mark_is_none() {
     assert_eq!(read("a.csv", "\u{feff}text\na\n").unwrap()[0].text, "a");
     assert_eq!(read("a.jsonl", "\u{feff}{\"text\":\"a\"}\n").unwrap()[0].text, "a");
 }
+
+#[test]
+fn a_sample_is_evenly_spaced_and_whole_files_are_looked_at() {
+    let lines: Vec<String> = (0..10).map(|i| format!("{{\"text\":\"{i}\"}}")).collect();
+    let (_dir, path) = write("a.jsonl", lines.join("\n").as_bytes());
+    let sampled = |count: usize| {
+        let mut texts = Vec::new();
+        sample_with(&path, &Columns::default(), count, |example| texts.push(example.text)).unwrap();
+        texts.concat()
+    };
+    assert_eq!(
+        [sampled(1), sampled(3), sampled(5), sampled(10), sampled(99)],
+        ["0", "036", "02468", "0123456789", "0123456789"]
+    );
+    let (_dir, path) = write("a.jsonl", b"{\"text\":\"a\"}\nbroken\n");
+    let error = sample_with(&path, &Columns::default(), 1, |_| {}).unwrap_err().to_string();
+    assert!(error.contains("line 2"), "{error}");
+}

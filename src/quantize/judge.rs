@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use candle_core::Tensor;
+
 use crate::architectures::{Encoder, RaggedBatch};
 use crate::nn::CandleEncoder;
 use crate::pipelines::{ClassifyInput, ClassifyOptions, EmbedOptions, Head, Model, OutputActivation, Pipeline};
 use crate::pipelines::{Prepared, Row, SequenceModel};
 
 use super::QuantizeError;
-use super::sensitivity::hidden_states;
+use super::sensitivity::over_batches;
 
 /// Tokens that run together.
 const BATCH_TOKENS: usize = 1024;
@@ -66,15 +68,14 @@ impl Judge {
     pub fn new(
         model: &Model,
         encoder: &CandleEncoder,
-        texts: &[String],
+        texts: &[ClassifyInput],
         threads: usize,
         progress: impl Fn(usize, usize) + Sync,
     ) -> Result<Self, QuantizeError> {
         let (sequences, head, answers) = match (&model.classifier, &model.embedder) {
             (Some(classifier), _) => {
-                let inputs = texts.iter().map(|text| ClassifyInput { text: text.clone(), text_pair: None });
                 let Prepared { sequences, .. } =
-                    classifier.prepare(inputs.collect(), &ClassifyOptions::default(), &|| true)?;
+                    classifier.prepare(texts.to_vec(), &ClassifyOptions::default(), &|| true)?;
                 let answers = match classifier.default_activation() {
                     OutputActivation::Softmax => Answers::Labels,
                     OutputActivation::Sigmoid => Answers::LabelSets,
@@ -83,8 +84,8 @@ impl Judge {
                 (sequences, &classifier.model.head, answers)
             }
             (None, Some(embedder)) => {
-                let Prepared { sequences, .. } =
-                    embedder.prepare(texts.to_vec(), &EmbedOptions::default(), &|| true)?;
+                let texts = texts.iter().map(|input| input.text.clone()).collect();
+                let Prepared { sequences, .. } = embedder.prepare(texts, &EmbedOptions::default(), &|| true)?;
                 (sequences, &embedder.model.head, Answers::Vectors)
             }
             (None, None) => unreachable!("a model classifies or embeds"),
@@ -104,10 +105,9 @@ impl Judge {
         let compared = if matches!(answers, Answers::Labels | Answers::LabelSets) { classes } else { usize::MAX };
         let mut judge = Judge { batches, head: head.clone(), answers, compared, reference: Vec::new() };
         let (done, total) = (AtomicUsize::new(0), judge.batches.len());
-        let hidden = hidden_states(encoder, &judge.batches, threads, &|| {
+        judge.reference = judge.rows_of_float(encoder, threads, &|| {
             progress(done.fetch_add(1, Ordering::Relaxed) + 1, total);
         })?;
-        judge.reference = judge.rows_of_hidden(&hidden, encoder.spec().hidden_size);
         Ok(judge)
     }
 
@@ -151,19 +151,41 @@ impl Judge {
         (rows, verdict)
     }
 
-    /// Compares what the head makes of hidden states that the caller computed, `[tokens, width]` of each of
-    /// [`Judge::batches`].
-    pub fn verdict_of_hidden(&self, hidden: &[Vec<f32>], width: usize) -> Verdict {
-        compare(self.answers, &self.reference, &self.rows_of_hidden(hidden, width))
+    /// Compares the rows of every batch, from [`Judge::rows`], in the order of [`Judge::batches`].
+    pub fn verdict_of_rows(&self, rows: &[Row]) -> Verdict {
+        compare(self.answers, &self.reference, rows)
     }
 
-    fn rows_of_hidden(&self, hidden: &[Vec<f32>], width: usize) -> Vec<Row> {
-        let of_batch = |(batch, hidden): (&RaggedBatch, &Vec<f32>)| {
-            self.head.apply_to_all(batch.ranges().map(|r| &hidden[r.start * width..r.end * width]), width)
-        };
-        let mut rows: Vec<Row> = self.batches.iter().zip(hidden).flat_map(of_batch).collect();
+    /// What the head makes of the last hidden states of a batch, `[tokens, width]`: a row for each text.
+    ///
+    /// # Errors
+    /// Those of candle.
+    pub fn rows(&self, batch: &RaggedBatch, hidden: &Tensor) -> candle_core::Result<Vec<Row>> {
+        let (_, width) = hidden.dims2()?;
+        let hidden = hidden.flatten_all()?.to_vec1::<f32>()?;
+        let texts = batch.ranges().map(|r| &hidden[r.start * width..r.end * width]);
+        let mut rows = self.head.apply_to_all(texts, width);
         rows.iter_mut().for_each(|row| row.truncate(self.compared));
-        rows
+        Ok(rows)
+    }
+
+    /// The rows of an encoder of the float executor, over all texts; `told` is called after each batch.
+    ///
+    /// # Errors
+    /// Those of [`CandleEncoder::hidden_states`].
+    pub fn rows_of_float(
+        &self,
+        encoder: &CandleEncoder,
+        threads: usize,
+        told: &(dyn Fn() + Sync),
+    ) -> candle_core::Result<Vec<Row>> {
+        let run = |batch: &RaggedBatch, _: usize| {
+            let hidden = encoder.run_layers(0..encoder.num_layers(), batch, encoder.embedded(batch)?)?;
+            let rows = self.rows(batch, &hidden);
+            told();
+            rows
+        };
+        Ok(over_batches(&self.batches, threads, &run)?.concat())
     }
 }
 
@@ -226,6 +248,10 @@ fn deviation(rows: &[Row]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::architectures;
+    use crate::checkpoint::ModelDir;
+    use crate::kernels::Kernels;
+    use crate::pipelines::{Loader, Precision};
 
     #[test]
     fn labels_agree_when_the_best_is_the_same() {
@@ -256,5 +282,29 @@ mod tests {
         assert_eq!(numbers.agreement, 0.5, "the standard deviation is 1");
         let vectors = compare(Answers::Vectors, &[vec![1.0, 0.0], vec![0.0, 2.0]], &[vec![5.0, 0.0], vec![2.0, 0.0]]);
         assert_eq!(vectors.agreement, 0.5);
+    }
+
+    /// A judge over the classifier of the goldens.
+    fn judge(texts: &[(&str, Option<&str>)]) -> Judge {
+        let path = std::path::Path::new("tests/goldens/bert-classify");
+        let model = Loader::new(Kernels::detect(), Precision::Float).load("golden", path).unwrap();
+        let dir = ModelDir::open(path).unwrap();
+        let mut weights = dir.weights().unwrap();
+        let described = architectures::describe(dir.config(), &|name| weights.contains(name)).unwrap();
+        let encoder = CandleEncoder::load(&described.spec, &described.encoder, &mut weights, 1).unwrap();
+        let input = |(text, pair): &(&str, Option<&str>)| ClassifyInput {
+            text: text.to_string(),
+            text_pair: pair.map(str::to_string),
+        };
+        let texts: Vec<_> = texts.iter().map(input).collect();
+        Judge::new(&model, &encoder, &texts, 2, |_, _| {}).unwrap()
+    }
+
+    #[test]
+    fn both_texts_of_a_pair_are_read() {
+        let judge = judge(&[("good film", Some("bad market")), ("good film", None)]);
+        assert_ne!(judge.reference()[0], judge.reference()[1]);
+        let tokens: Vec<usize> = judge.batches().iter().flat_map(|b| b.ranges()).map(|r| r.len()).collect();
+        assert!(tokens[0] > tokens[1], "{tokens:?}");
     }
 }

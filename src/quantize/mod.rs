@@ -90,6 +90,8 @@ pub struct QuantizeReport {
     pub bytes: u64,
     /// Tensors of the source that the architecture has no use for.
     pub left_out: Vec<String>,
+    /// Exceptions of the recipe that mean no layer of this model.
+    pub unmatched: Vec<String>,
 }
 
 /// Why a model could not be quantized.
@@ -205,7 +207,8 @@ pub fn quantize(
     };
     write_model(destination, &files, options.existing)?;
     let bytes = ModelDir::open(destination)?.weight_bytes();
-    Ok(QuantizeReport { layers, f32_bytes, bytes, left_out })
+    let unmatched = options.recipe.unmatched(&modules).map(str::to_string).collect();
+    Ok(QuantizeReport { layers, f32_bytes, bytes, left_out, unmatched })
 }
 
 /// Refuses what is not a float model of its own.

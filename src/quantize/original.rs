@@ -13,7 +13,6 @@ use crate::runtime::Int8Encoder;
 use super::calibrate::Seen;
 use super::observers::Histogram;
 use super::report::Stored;
-use super::sensitivity::hidden_states;
 use super::{
     Calibration, Judge, Module, Place, QuantizeError, Recipe, Replacement, Verdict, corrected_bias, error_of, probe,
     scheme_name, table,
@@ -32,6 +31,8 @@ pub struct Original<'a> {
     pub encoder: CandleEncoder,
     /// Weights and biases of the modules.
     values: BTreeMap<String, Vec<f32>>,
+    /// Bytes of what is in no module.
+    float_bytes: u64,
 }
 
 /// A module as it is stored: its weight, its bias where that changed with it, and how its inputs are quantized.
@@ -54,6 +55,8 @@ impl<'a> Original<'a> {
         super::check_source(source)?;
         let mut weights = source.weights()?;
         let architecture = architectures::describe(source.config(), &|name| weights.contains(name))?;
+        let (rest, _) = super::other_weights(&architecture, architecture.spec.hidden_size);
+        let float_bytes = rest.iter().map(|(_, shape)| 4 * shape.iter().product::<usize>() as u64).sum();
         let (spec, names) = (architecture.spec, architecture.encoder);
         let modules = Module::all(&names, spec.hidden_size);
         let mut values = BTreeMap::new();
@@ -65,7 +68,7 @@ impl<'a> Original<'a> {
             }
         }
         let encoder = CandleEncoder::load(&spec, &names, &mut weights, 1)?;
-        Ok(Original { source, spec, names, modules, encoder, values })
+        Ok(Original { source, spec, names, modules, encoder, values, float_bytes })
     }
 
     /// Its folder.
@@ -181,20 +184,13 @@ impl<'a> Original<'a> {
         let float = Form::float();
         let back = |module: &Module| vec![self.replacement(module, &float, kernels)];
         let without = probe(&base, judge, &self.modules, threads, back, progress)?;
-        let hidden = hidden_states(&base, judge.batches(), threads, &|| {})?;
-        Ok((judge.verdict_of_hidden(&hidden, self.spec.hidden_size), without.concat()))
+        let rows = judge.rows_of_float(&base, threads, &|| {})?;
+        Ok((judge.verdict_of_rows(&rows), without.concat()))
     }
 
-    /// Bytes of a float model that are in no module: biases, norms and heads.
-    ///
-    /// # Errors
-    /// [`QuantizeError`] when a file cannot be read.
-    pub fn float_bytes(&self) -> Result<u64, QuantizeError> {
-        let weights = self.source.weights()?;
-        let is_module = |name: &str| self.modules.iter().any(|module| module.weight() == name);
-        let elements = |name: &str| weights.shape(name).map_or(0, |shape| shape.iter().product::<usize>());
-        let rest: usize = weights.names().filter(|name| !is_module(name)).map(elements).sum();
-        Ok(4 * rest as u64)
+    /// Bytes of what a quantized folder holds in no module: biases, norms and the model's own head.
+    pub fn float_bytes(&self) -> u64 {
+        self.float_bytes
     }
 
     /// A module in a form, for the report.

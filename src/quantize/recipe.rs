@@ -29,7 +29,7 @@ use toml::{Table, Value};
 use crate::checkpoint::{self, InputConfig};
 use crate::kernels::affine::{Granularity, Levels, Scheme};
 
-use super::Rounding;
+use super::{Module, Rounding};
 
 /// The recipes that come with Octet, by name: the files of `config/recipes`.
 pub const RECIPES: [(&str, &str); 9] = [
@@ -149,6 +149,12 @@ impl Recipe {
     pub fn table(&self, module: &str) -> Option<Scheme> {
         let rules = self.layers.iter().filter(|rule| rule.matches(module));
         rules.filter_map(|rule| rule.weights).next_back().unwrap_or(self.embeddings)
+    }
+
+    /// The exceptions that mean none of these modules: mostly typing errors, or names of another family.
+    pub fn unmatched<'a>(&'a self, modules: &'a [Module]) -> impl Iterator<Item = &'a str> {
+        let unused = |rule: &&LayerRule| !modules.iter().any(|module| rule.matches(&module.name));
+        self.layers.iter().filter(unused).map(|rule| rule.pattern.as_str())
     }
 
     /// The recipe as JSON, for the record; [`Recipe::parse`] of the same keys in TOML gives it back.
@@ -527,6 +533,18 @@ mod tests {
         assert_eq!(named(&recipe, "layer.1.attention.key"), ("ternary".into(), Some(false)));
         assert!(recipe.add_layer("key").unwrap_err().to_string().contains("PATTERN=SCHEME"));
         assert_eq!(Recipe::parse(&recipe.to_toml(), "written").unwrap(), recipe);
+    }
+
+    #[test]
+    fn exceptions_that_mean_no_layer_are_told() {
+        let place = super::super::Place::Matrix { layer: 0, index: 0 };
+        let module = |name: &str| Module { name: name.into(), rows: 1, columns: 1, place, bias: None };
+        let modules = [module("layer.0.query"), module("layer.0.key")];
+        let mut recipe = Recipe::default();
+        for rule in ["*.key=float", "*.kye=float", "re:.*layer\\.1=int4"] {
+            recipe.add_layer(rule).unwrap();
+        }
+        assert_eq!(recipe.unmatched(&modules).collect::<Vec<_>>(), ["*.kye", "re:.*layer\\.1"]);
     }
 
     #[test]

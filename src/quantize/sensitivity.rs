@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{Device, Tensor};
 
-use crate::architectures::{Encoder, EncoderNames, LinearNames, RaggedBatch};
+use crate::architectures::{EncoderNames, LinearNames, RaggedBatch};
 use crate::nn::{CandleEncoder, Linear};
+use crate::pipelines::Row;
 
 use super::{Judge, Verdict};
 
@@ -94,17 +95,19 @@ pub fn probe(
     mut replacements: impl FnMut(&Module) -> Vec<Replacement>,
     mut progress: impl FnMut(usize),
 ) -> candle_core::Result<Vec<Vec<Verdict>>> {
-    let width = base.spec().hidden_size;
-    let each = |run: &Run<'_>| over_batches(judge.batches(), threads, run);
+    let each = |run: &Run<'_, Tensor>| over_batches(judge.batches(), threads, run);
+    let rows = |run: &Run<'_, Vec<Row>>| over_batches(judge.batches(), threads, run).map(|rows| rows.concat());
     let (mut verdicts, last) = (Vec::with_capacity(modules.len()), base.num_layers());
     let mut entering: Option<(usize, Vec<Tensor>)> = None;
     for (done, module) in modules.iter().enumerate() {
         let mut found = Vec::new();
         for replacement in replacements(module) {
-            let hidden = match (module.place, replacement) {
+            let rows = match (module.place, replacement) {
                 (Place::Table(index), Replacement::Table(table)) => {
                     let candidate = base.with_table(index, table);
-                    each(&|batch, _| candidate.run_layers(0..last, batch, candidate.embedded(batch)?))?
+                    rows(&|batch, _| {
+                        judge.rows(batch, &candidate.run_layers(0..last, batch, candidate.embedded(batch)?)?)
+                    })?
                 }
                 (Place::Matrix { layer, index }, Replacement::Matrix(linear)) => {
                     let known = match entering.take() {
@@ -113,14 +116,15 @@ pub fn probe(
                         None => each(&|batch, _| base.run_layers(0..layer, batch, base.embedded(batch)?))?,
                     };
                     let candidate = base.with_linear(layer, index, linear);
-                    let hidden = each(&|batch, i| candidate.run_layers(layer..last, batch, known[i].clone()))?;
+                    let found = rows(&|batch, i| {
+                        judge.rows(batch, &candidate.run_layers(layer..last, batch, known[i].clone())?)
+                    })?;
                     entering = Some((layer, known));
-                    hidden
+                    found
                 }
                 _ => panic!("{} was replaced by something of another kind", module.name),
             };
-            let hidden = hidden.iter().map(|x| x.flatten_all()?.to_vec1()).collect::<candle_core::Result<Vec<_>>>()?;
-            found.push(judge.verdict_of_hidden(&hidden, width));
+            found.push(judge.verdict_of_rows(&rows));
         }
         verdicts.push(found);
         progress(done + 1);
@@ -128,32 +132,18 @@ pub fn probe(
     Ok(verdicts)
 }
 
-/// Last hidden states of each batch, `[tokens, hidden]`, on several threads; `told` is called after each batch.
-///
-/// # Errors
-/// Those of [`CandleEncoder::hidden_states`].
-pub fn hidden_states(
-    encoder: &CandleEncoder,
-    batches: &[RaggedBatch],
-    threads: usize,
-    told: &(dyn Fn() + Sync),
-) -> candle_core::Result<Vec<Vec<f32>>> {
-    let run = |batch: &RaggedBatch, _| {
-        let hidden = encoder.run_layers(0..encoder.num_layers(), batch, encoder.embedded(batch)?);
-        told();
-        hidden
-    };
-    over_batches(batches, threads, &run)?.iter().map(|x| x.flatten_all()?.to_vec1()).collect()
-}
-
-/// What is run over a batch, given its number: `[tokens, hidden]`.
-type Run<'a> = dyn Fn(&RaggedBatch, usize) -> candle_core::Result<Tensor> + Sync + 'a;
+/// What is run over a batch, given its number.
+type Run<'a, T> = dyn Fn(&RaggedBatch, usize) -> candle_core::Result<T> + Sync + 'a;
 
 /// `run` of every batch, in order, on several threads.
-fn over_batches(batches: &[RaggedBatch], threads: usize, run: &Run<'_>) -> candle_core::Result<Vec<Tensor>> {
+pub(super) fn over_batches<T: Send>(
+    batches: &[RaggedBatch],
+    threads: usize,
+    run: &Run<'_, T>,
+) -> candle_core::Result<Vec<T>> {
     let next = AtomicUsize::new(0);
     let take = || std::iter::from_fn(|| Some(next.fetch_add(1, Ordering::Relaxed)).filter(|i| *i < batches.len()));
-    let parts: Vec<Vec<(usize, candle_core::Result<Tensor>)>> = std::thread::scope(|scope| {
+    let parts: Vec<Vec<(usize, candle_core::Result<T>)>> = std::thread::scope(|scope| {
         let work = || take().map(|i| (i, run(&batches[i], i))).collect();
         let running: Vec<_> = (0..threads.clamp(1, batches.len().max(1))).map(|_| scope.spawn(work)).collect();
         running.into_iter().map(|thread| thread.join().expect("a thread that runs texts does not panic")).collect()
@@ -179,13 +169,13 @@ mod tests {
     use crate::architectures;
     use crate::checkpoint::ModelDir;
     use crate::kernels::Kernels;
-    use crate::pipelines::{Loader, Precision};
+    use crate::pipelines::{ClassifyInput, Loader, Precision};
 
     /// A float replacement for every module, made from its own weight by `change`.
     fn probed(change: impl Fn(&Module, &mut Vec<f32>), threads: usize) -> (Vec<Module>, Vec<Vec<Verdict>>) {
         let path = std::path::Path::new("tests/goldens/bert");
         let model = Loader::new(Kernels::detect(), Precision::Float).load("golden", path).unwrap();
-        let texts: Vec<String> = ["a b c", "hello world", "c"].map(String::from).to_vec();
+        let texts = ["a b c", "hello world", "c"].map(|text| ClassifyInput { text: text.into(), text_pair: None });
         let dir = ModelDir::open(path).unwrap();
         let mut weights = dir.weights().unwrap();
         let described = architectures::describe(dir.config(), &|name| weights.contains(name)).unwrap();

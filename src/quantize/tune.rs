@@ -49,7 +49,7 @@ pub struct Tuned {
     pub found: Found,
     /// The whole model against the float one.
     pub verdict: Verdict,
-    /// Bytes of its modules, and seconds of their products.
+    /// Bytes of the whole, and seconds of the products.
     pub cost: Choice,
     /// Everything that was measured end to end.
     pub tried: Vec<Tried>,
@@ -162,9 +162,10 @@ impl<'a> Workbench<'a> {
         Ok(judge.verdict(std::sync::Arc::new(self.original.candidate(&forms, self.kernels)?)))
     }
 
-    /// Bytes, seconds and the sum of losses of an assignment.
+    /// Bytes of the whole model, and seconds and the sum of losses of an assignment.
     pub fn cost(&self, assignment: &[usize]) -> Choice {
-        cost(&self.choices, assignment)
+        let modules = cost(&self.choices, assignment);
+        Choice { bytes: modules.bytes + self.original.float_bytes(), ..modules }
     }
 
     /// The cost of the smallest form of every module.
@@ -191,7 +192,10 @@ impl<'a> Workbench<'a> {
         mut note: impl FnMut(&Tried),
     ) -> Result<Option<Tuned>, QuantizeError> {
         let mut tried = Vec::new();
-        let found = search(&self.choices, &options.budget, options.min_agreement, |assignment| {
+        // Biases, norms and heads are part of the size, and nothing to choose.
+        let bytes = options.budget.bytes.map(|bytes| bytes.saturating_sub(self.original.float_bytes()));
+        let budget = Budget { bytes, ..options.budget };
+        let found = search(&self.choices, &budget, options.min_agreement, |assignment| {
             let agreement = self.measure(judge, assignment)?.agreement;
             let Choice { bytes, seconds, .. } = self.cost(assignment);
             let name = format!("candidate {}", tried.len() + 1);
@@ -208,7 +212,7 @@ impl<'a> Workbench<'a> {
         Ok(Some(Tuned { recipe: self.recipe(name, &found.assignment), found, verdict, cost, tried }))
     }
 
-    /// An assignment as a recipe: the most frequent schemes, and a line for each module that differs.
+    /// An assignment as a recipe: the schemes that most weights have, and a line for each module that differs.
     pub fn recipe(&self, name: &str, assignment: &[usize]) -> Recipe {
         let chosen: Vec<(&Module, Option<Scheme>)> = self
             .original
@@ -219,12 +223,13 @@ impl<'a> Workbench<'a> {
             .map(|((module, forms), at)| (module, forms[*at].0))
             .collect();
         let usual = |tables: bool| {
-            let of_kind = chosen.iter().filter(|(m, _)| matches!(m.place, Place::Table(_)) == tables).map(|(_, s)| *s);
+            let of_kind = chosen.iter().filter(|(m, _)| matches!(m.place, Place::Table(_)) == tables);
             let mut counts: Vec<(Option<Scheme>, usize)> = Vec::new();
-            for scheme in of_kind {
-                match counts.iter_mut().find(|(known, _)| *known == scheme) {
-                    Some((_, count)) => *count += 1,
-                    None => counts.push((scheme, 1)),
+            for (module, scheme) in of_kind {
+                let weights = module.rows * module.columns;
+                match counts.iter_mut().find(|(known, _)| known == scheme) {
+                    Some((_, count)) => *count += weights,
+                    None => counts.push((*scheme, weights)),
                 }
             }
             counts.into_iter().max_by_key(|(_, count)| *count).and_then(|(scheme, _)| scheme)

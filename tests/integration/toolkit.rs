@@ -54,6 +54,16 @@ fn static_ranges_come_from_calibration_and_every_observer_gives_some() {
         scales.push(weights.names().filter(|name| name.ends_with("input_scale")).count());
     }
     assert_eq!(scales, [12; 5], "six matrices in each of two layers have a static range");
+
+    let (folder, exported) = (root.path().join("mse"), root.path().join("exported"));
+    done(&["export", path(&folder), path(&exported), "--format", "compressed-tensors"]);
+    answers(&exported);
+    let inputs = |folder: &Path| {
+        let mut weights = ModelDir::open(folder).unwrap().weights().unwrap();
+        let names: Vec<_> = weights.names().filter_map(|n| Some(n.strip_suffix(".input_scale")?.to_string())).collect();
+        names.iter().map(|name| weights.inputs(&format!("{name}.weight")).unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!((inputs(&exported).len(), inputs(&exported)), (12, inputs(&folder)), "the ranges are exported");
 }
 
 #[test]
@@ -219,4 +229,72 @@ fn serve_looks_at_the_agreement_that_a_folder_stores() {
 fn serve_needs_the_texts_that_it_is_told_to_measure_on() {
     let message = refused_to_serve(&["--model", FLOAT, "--set", "quality.data=missing.jsonl"]);
     assert!(message.contains("quality.data") && message.contains("missing.jsonl"), "{message}");
+}
+
+#[test]
+fn a_taken_destination_is_told_before_the_texts_are_read() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("model");
+    done(&["quantize", FLOAT, path(&folder)]);
+    let missing = path(&root.path().join("missing.jsonl")).to_string();
+    let again = octet(&["quantize", FLOAT, path(&folder), "--calibrate", &missing]);
+    let message = String::from_utf8_lossy(&again.stderr).into_owned();
+    assert!(message.contains("--force") && !message.contains("missing.jsonl"), "{message}");
+    let forced = octet(&["quantize", FLOAT, path(&folder), "--force", "--calibrate", &missing]);
+    let message = String::from_utf8_lossy(&forced.stderr).into_owned();
+    assert!(message.contains("missing.jsonl"), "{message}");
+    assert_eq!(message.matches("No such file").count(), 1, "a cause is said once: {message}");
+    answers(&folder);
+}
+
+#[test]
+fn an_exception_that_means_no_layer_is_told() {
+    let root = tempfile::tempdir().unwrap();
+    let told = |rule: &str, name: &str| {
+        let output = octet(&["quantize", FLOAT, path(&root.path().join(name)), "--layer", rule]);
+        assert!(output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert!(told("*.atention.*=float", "typing-error").contains("no layer is called \"*.atention.*\""));
+    assert!(!told("*.attention.*=float", "right").contains("warning"));
+}
+
+#[test]
+fn the_report_has_the_size_of_the_file_and_texts_come_from_the_column_that_is_named() {
+    let root = tempfile::tempdir().unwrap();
+    let (folder, page, texts) = (root.path().join("model"), root.path().join("r.html"), root.path().join("t.csv"));
+    std::fs::write(&texts, "review,text\ngood film,1\nbad market,2\n").unwrap();
+    let told = done(
+        &[
+            &["quantize", FLOAT, path(&folder), "--calibrate", path(&texts), "--text-column", "review"][..],
+            &["--report", path(&page), "--set", "quality.on_failure=warn"],
+        ]
+        .concat(),
+    );
+    assert!(told.contains("on 2 texts"), "{told}");
+    let html = std::fs::read_to_string(&page).unwrap();
+    let row = &html[html.find("size of the weights").expect("the page has the size")..];
+    let cells: Vec<f64> =
+        row.split("<td>").skip(1).take(2).map(|c| c.split(' ').next().unwrap().parse().unwrap()).collect();
+    let dir = ModelDir::open(&folder).unwrap();
+    let file = dir.weight_bytes() as f64 / 1e6;
+    // What the file has besides weights is its header.
+    assert!(cells[1] <= file && file - cells[1] < 0.02, "{cells:?} MB in the report, {file} MB in the file");
+    assert!((cells[0] - dir.manifest().unwrap().f32_bytes as f64 / 1e6).abs() < 0.006, "{cells:?}");
+}
+
+#[test]
+fn a_budget_that_cannot_be_kept_writes_no_recipe() {
+    let root = tempfile::tempdir().unwrap();
+    let recipe = root.path().join("recipe.toml");
+    std::fs::write(&recipe, "mine").unwrap();
+    for budget in
+        [&["--max-size", "1kB"][..], &["--max-size", "40kB", "--min-agreement", "1"], &["--max-latency", "1us"]]
+    {
+        let args = ["tune", FLOAT, "--data", TEXTS, "--texts", "60", "--rounding", "nearest", "--out", path(&recipe)];
+        let output = octet(&[&args[..], &["--forms", "float,int8,binary"], budget].concat());
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && message.contains("budget"), "{budget:?}: {message}");
+        assert_eq!(std::fs::read_to_string(&recipe).unwrap(), "mine", "{budget:?}");
+    }
 }
