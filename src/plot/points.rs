@@ -24,13 +24,18 @@ impl Area {
         Area { left: x - RADIUS, right: x + RADIUS, top: y - RADIUS, bottom: y + RADIUS }
     }
 
-    /// Where the name of a point can be: to its right, to its left, above and below it.
-    fn beside(x: f64, y: f64, width: f64) -> [Self; 4] {
+    /// Where the name of a point can be: to its right, to its left, above and below it; with the class of its text, and
+    /// the `x` that this class wants.
+    fn beside(x: f64, y: f64, width: f64) -> [(&'static str, f64, Self); 4] {
         let gap = RADIUS + 4.0;
         let at = |left: f64, top: f64| Area { left, right: left + width, top, bottom: top + NAME_HEIGHT };
         let middle = y - NAME_HEIGHT / 2.0;
-        let (before, half) = (x - gap - width, x - width / 2.0);
-        [at(x + gap, middle), at(before, middle), at(half, y - gap - NAME_HEIGHT), at(half, y + gap)]
+        [
+            ("start", x + gap, at(x + gap, middle)),
+            ("end", x - gap, at(x - gap - width, middle)),
+            ("middle", x, at(x - width / 2.0, y - gap - NAME_HEIGHT)),
+            ("middle", x, at(x - width / 2.0, y + gap)),
+        ]
     }
 
     fn meets(&self, other: &Area) -> bool {
@@ -97,15 +102,13 @@ impl Points {
         let mut taken: Vec<Area> = places.iter().map(|(x, y)| Area::around(*x, *y)).collect();
         for (point, (x, y)) in self.points.iter().zip(&places) {
             let sides = Area::beside(*x, *y, CHARACTER * point.name.chars().count() as f64);
-            let fits = |area: &Area| {
-                area.left >= LEFT
-                    && area.right <= RIGHT
-                    && area.top >= frame.top - NAME_HEIGHT
-                    && !taken.iter().any(|t| t.meets(area))
+            let fits = |(_, _, area): &(&str, f64, Area)| {
+                let inside = area.left >= LEFT && area.right <= RIGHT && area.top >= frame.top - NAME_HEIGHT;
+                inside && !taken.iter().any(|t| t.meets(area))
             };
-            let Some(area) = sides.into_iter().find(fits) else { continue };
-            let (at, base, name) = (area.left, area.top + 0.8 * NAME_HEIGHT, escape(&point.name));
-            frame.draw(format_args!(r#"<text x="{at:.1}" y="{base:.1}">{name}</text>"#));
+            let Some((class, at, area)) = sides.into_iter().find(fits) else { continue };
+            let (base, name) = (area.top + 0.8 * NAME_HEIGHT, escape(&point.name));
+            frame.draw(format_args!(r#"<text class="{class}" x="{at:.1}" y="{base:.1}">{name}</text>"#));
             taken.push(area);
         }
         frame.finish()
@@ -128,13 +131,9 @@ mod tests {
         let svg = figure.svg();
         assert_eq!(svg.matches("<circle").count(), 3, "{svg}");
         assert!(svg.contains("<title>int8 again: 0.99 at 20.1</title>"), "{svg}");
-        // The second point lies on the first one's right side: one name goes to the left, the other to the right.
-        let place = |name: &str| {
-            let before = &svg[..svg.find(&format!(">{name}</text>")).unwrap_or_else(|| panic!("no {name}: {svg}"))];
-            let x = &before[before.rfind("<text x=\"").unwrap() + 9..];
-            x[..x.find('"').unwrap()].parse::<f64>().unwrap()
-        };
-        assert!(place("int8") + 4.0 * CHARACTER < place("int8 again"), "{svg}");
+        // The second point lies where the first one's name would be, so that goes to the left.
+        assert!(svg.contains("class=\"end\"") && svg.contains(">int8</text>"), "{svg}");
+        assert!(svg.contains(">int8 again</text>"), "{svg}");
         assert!(svg.contains("int4 &lt;g64&gt;</text>") && svg.contains("bound"), "{svg}");
     }
 

@@ -9,7 +9,7 @@ use octet::architectures::LayerNames;
 use octet::checkpoint::ModelDir;
 use octet::kernels::Kernels;
 use octet::nn::{Enters, Site};
-use octet::pipelines::{Loader, Precision};
+use octet::pipelines::{ClassifyInput, Loader, Precision};
 use octet::quantize::{CalibrateOptions, Calibration, Judge, Original, Recipe, Verdict, column_max, factors, migrate};
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensors, serialize_to_file};
@@ -21,10 +21,10 @@ use super::support::kernels;
 const GAIN: f64 = 0.05;
 
 /// 250 sentences of the speed benchmark.
-fn texts() -> Vec<String> {
+fn texts() -> Vec<ClassifyInput> {
     let lines = std::fs::read_to_string("benches/stream.jsonl").unwrap();
     let text = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap()["text"].as_str().unwrap().into();
-    lines.lines().step_by(8).map(text).collect()
+    lines.lines().step_by(8).map(|line| ClassifyInput { text: text(line), text_pair: None }).collect()
 }
 
 /// Int8 of a float model beside the answers of a judge.
