@@ -143,7 +143,7 @@ impl FineTuneSettings {
     }
 
     /// How much of the pruning is done before step number `step` of `steps`, 0..=1: `1 - (1 - t)^3` with `t` the share of the
-    /// time between start and end, in [`TIMES`] equal parts (Zhu & Gupta 2017).
+    /// time between start and end, in twenty equal parts (Zhu & Gupta 2017).
     pub fn pruned(&self, step: usize, steps: usize) -> f64 {
         let at = |share: f64| ((share * steps as f64) as usize).min(steps.saturating_sub(1));
         let (start, end) = (at(self.prune_start), at(self.prune_end));
