@@ -7,11 +7,11 @@ WHEEL is the PyPI package home-assistant-intents 2026.10.27 (Apache-2.0) and VAD
 vadersentiment 3.3.1 (MIT); digests are checked. Each line has text, label (an intent, or out_of_scope) and template.
 
 The package has sentence templates: [optional], (one|of|these), (any;order), <rule> and {list}. They are expanded here at
-random, with a fixed seed; slots without values in the package (areas, devices, songs, ...) have small lists below. The
-split is by template: of each intent's templates, in the order of their SHA-256, a fifth is for test and a tenth for dev
-(at least one each, when there are three or more), so that no template is on two sides. An intent with one template is
-in train only. Out of scope are sentences that people wrote about something else: VADER's corpora, split as in
-sentences.py, cut to their first clause or first twelve words.
+random, with a fixed seed; slots without values in the package (areas, songs, ...) have small lists below, devices one
+for each kind, as a template says which kind it is about. The split is by template: of each intent's templates, in the
+order of their SHA-256, a fifth is for test and a tenth for dev (at least one each, when there are three or more), so
+that no template is on two sides. An intent with one template is in train only. Out of scope are sentences that people
+wrote about something else: VADER's corpora, split as in sentences.py, cut to their first clause or first twelve words.
 """
 import hashlib
 import json
@@ -33,10 +33,6 @@ SLOTS = {
     "area": "kitchen|living room|bedroom|master bedroom|kids room|bathroom|guest bathroom|hallway|garage|office|study|"
     "dining room|attic|basement|laundry room|patio|garden|nursery|den|pantry|porch|closet|workshop|balcony|entryway",
     "floor": "first|second|ground|upper|lower|top|main|third",
-    "name": "ceiling light|floor lamp|desk lamp|bedside lamp|coffee machine|tv|television|speaker|heater|thermostat|fan|"
-    "front door|back door|garage door|porch light|air purifier|humidifier|dishwasher|washing machine|dryer|robot|"
-    "vacuum cleaner|blinds|curtains|christmas tree|fireplace|sprinkler|oven|kettle|stereo|soundbar|alarm|outlet|"
-    "night light|aquarium|doorbell|mower|radio|computer monitor|hue strip|chandelier|party mode|movie time|shopping",
     "message": "dinner is ready|we are leaving in five minutes|the taxi is here|please come downstairs|good morning everyone|"
     "the movie starts now|someone is at the door|it is time for bed|lunch is on the table|i am home",
     "search_query": "bohemian rhapsody|the beatles|jazz|some classical music|taylor swift|miles davis|the daily news|"
@@ -52,6 +48,30 @@ SLOTS = {
 }
 
 
+# What {name} can be: the package says of which kind the device is.
+DEVICES = {
+    "binary_sensor": "phone battery|back window|motion sensor|smoke detector|leak sensor|water sensor|bathroom window",
+    "button": "doorbell|restart button|panic button|router restart|coffee button",
+    "climate": "thermostat|heater|air conditioner|radiator|heat pump|ac|underfloor heating",
+    "cover": "blinds|curtains|garage door|shades|shutters|awning|left curtain|bedroom blinds",
+    "fan": "fan|ceiling fan|air purifier|desk fan|extractor fan|bathroom fan",
+    "input_boolean": "party mode|vacation mode|guest mode|night mode",
+    "lawn_mower": "mower|robot mower|lawn mower|garden mower|mowbot",
+    "light": "ceiling light|floor lamp|desk lamp|bedside lamp|porch light|hue strip|chandelier|night light|spotlights",
+    "lock": "front door|back door|garage door|side door|gate|front door lock|cellar door",
+    "media_player": "tv|television|speaker|stereo|soundbar|radio|apple tv|living room speaker|chromecast|receiver",
+    "person": "anna|david|maria|john|my wife|grandpa|susan|kevin",
+    "scene": "movie time|party|romantic|good night|dinner|reading|christmas|relax|sunset",
+    "script": "bedtime|leaving home|morning routine|feed the fish|reboot router",
+    "sensor": "outdoor humidity|phone battery|power meter|freezer temperature|rain gauge|air quality",
+    "switch": "coffee machine|christmas tree|outlet|kettle|fountain|aquarium|washing machine|dishwasher|sprinkler",
+    "todo": "chores|weekend|work|groceries|packing|party|holiday",
+    "vacuum": "vacuum|vacuum cleaner|robot vacuum|roomba|robot|dusty|hoover",
+    "valve": "water valve|garden valve|main valve|irrigation|sprinkler valve|gas valve",
+    "weather": "home|berlin|new york|the cabin|paris|amsterdam|chicago",
+}
+
+
 def number(spec: dict, rng: random.Random) -> str:
     return str(rng.choice(range(int(spec["from"]), int(spec["to"]) + 1, int(spec.get("step", 1)))))
 
@@ -61,6 +81,8 @@ class Grammar:
 
     def __init__(self, data: dict, rng: random.Random):
         self.rules, self.lists, self.rng = data["expansion_rules"], data["lists"], rng
+        # Of the devices that the template in work is about.
+        self.kinds = []
 
     def expand(self, template: str, local: dict) -> str:
         text, rest = self.choices(template, local)
@@ -93,6 +115,8 @@ class Grammar:
         return self.rng.choice(parts), text
 
     def slot(self, name: str, local: dict) -> str:
+        if name == "name":
+            return self.rng.choice(DEVICES[self.rng.choice(self.kinds)].split("|"))
         if name in SLOTS:
             return self.rng.choice(SLOTS[name].split("|"))
         spec = self.lists[name]
@@ -115,14 +139,17 @@ def in_scope(data: dict, rng: random.Random):
     grammar = Grammar(data, rng)
     polite = ["please", "can you", "could you", "hey can you", "would you please"]
     for intent, entry in data["intents"].items():
-        blocks = [(s, b.get("expansion_rules") or {}) for b in entry["data"] for s in b["sentences"]]
+        blocks = [(s, b) for b in entry["data"] for s in b["sentences"]]
         side = sides([s for s, _ in blocks])
         each = min(MOST_PER_TEMPLATE, max(LEAST_PER_TEMPLATE, PER_INTENT // len(side)))
         done = set()
-        for template, local in blocks:
+        for template, block in blocks:
             if template in done:
                 continue
             done.add(template)
+            local = block.get("expansion_rules") or {}
+            kinds = (block.get("requires_context") or {}).get("domain") or []
+            grammar.kinds = [kind for kind in ([kinds] if isinstance(kinds, str) else kinds) if kind in DEVICES]
             texts = {}
             for _ in range(3 * each):
                 text = grammar.expand(template, local)

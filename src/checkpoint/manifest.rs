@@ -47,9 +47,22 @@ pub struct QuantManifest {
     /// given. Empty when none were fitted; a label that is not named has [`DEFAULT_THRESHOLD`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub thresholds: BTreeMap<String, f32>,
+    /// For a classifier with one class per text: what it says when it is not sure.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Fallback>,
     /// Inputs and answers on a data set, which live traffic is compared with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<Reference>,
+}
+
+/// The class that a text gets when no other one is likely enough.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fallback {
+    /// Its name.
+    pub label: String,
+    /// The probability, 0..=1 at the stored temperature, that another class needs at least.
+    pub threshold: f32,
 }
 
 /// How weights and activations are quantized, in words that `octet inspect` prints.
@@ -162,6 +175,9 @@ impl QuantManifest {
         }
         if let Some((label, found)) = manifest.thresholds.iter().find(|(_, t)| !(0.0..=1.0).contains(*t)) {
             return refuse(format!("thresholds.{label}"), *found, "a number from 0 to 1");
+        }
+        if let Some(found) = manifest.fallback.as_ref().map(|f| f.threshold).filter(|t| !(0.0..=1.0).contains(t)) {
+            return refuse("fallback.threshold".into(), found, "a number from 0 to 1");
         }
         if let Some(problem) = manifest.reference.as_ref().and_then(Reference::problem) {
             return Err(CheckpointError::invalid(&path, format!("\"reference\": {problem}")));

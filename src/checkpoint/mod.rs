@@ -25,7 +25,7 @@ mod write;
 
 pub use error::CheckpointError;
 pub use manifest::{
-    DEFAULT_THRESHOLD, LayerError, MANIFEST_FILE, MANIFEST_VERSION, QuantManifest, Recipe, Score, Source,
+    DEFAULT_THRESHOLD, Fallback, LayerError, MANIFEST_FILE, MANIFEST_VERSION, QuantManifest, Recipe, Score, Source,
     update_manifest,
 };
 pub use model_config::{HeadConfig, LayerConfig, ModelConfig, OctetConfig, Pooling, ProblemType};

@@ -8,7 +8,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 
 use crate::architectures::ProblemType;
-use crate::checkpoint::{DEFAULT_THRESHOLD, QuantManifest, Reference, card, update_manifest};
+use crate::checkpoint::{DEFAULT_THRESHOLD, Fallback, QuantManifest, Reference, card, update_manifest};
 use crate::data::{Example, read_with};
 use crate::eval::EvalError;
 use crate::eval::calibration::{Calibration, multi_label, single_label};
@@ -36,9 +36,13 @@ pub(super) struct CalibrateArgs {
     /// Labelled texts: .jsonl, .csv or .tsv
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
-    /// Choose each label's threshold for the best recall at this precision, 0 to 1, instead of for the best F1
+    /// Choose each threshold for the best recall at this precision, 0 to 1, instead of for the best F1
     #[arg(long, value_name = "SHARE")]
     precision: Option<f64>,
+    /// Of one class per text: the class for texts that no other class is likely enough for; fits from which probability
+    /// on, for the best F1 of the answers, or with --precision for the most answers of which that share is right
+    #[arg(long, value_name = "LABEL")]
+    fallback: Option<String>,
     /// Store what was fitted in the model's folder
     #[arg(long)]
     write: bool,
@@ -61,6 +65,9 @@ pub(super) fn run(args: CalibrateArgs, common: &Common) -> anyhow::Result<()> {
     };
     let fitted = match classifier.problem_type {
         ProblemType::SingleLabel if classifier.labels.len() > 1 => one_label(&args, classifier, &examples)?,
+        ProblemType::MultiLabel if args.fallback.is_some() => {
+            bail!("{}: gives several labels; --fallback is for one class per text", args.model)
+        }
         ProblemType::MultiLabel => several_labels(&args, classifier, &examples)?,
         other => return Err(EvalError::ProblemType(other).into()),
     };
@@ -68,6 +75,7 @@ pub(super) fn run(args: CalibrateArgs, common: &Common) -> anyhow::Result<()> {
         update_manifest(&folder, |manifest| {
             manifest.temperature = Some(fitted.temperature);
             manifest.thresholds = fitted.thresholds;
+            manifest.fallback = fitted.fallback;
             manifest.reference = Some(fitted.reference);
         })?;
         card::write(&folder).context("cannot write the model card")?;
@@ -83,6 +91,7 @@ pub(super) fn run(args: CalibrateArgs, common: &Common) -> anyhow::Result<()> {
 struct Fitted {
     temperature: f32,
     thresholds: BTreeMap<String, f32>,
+    fallback: Option<Fallback>,
     /// What the model read and answers with that temperature: what live traffic is compared with.
     reference: Reference,
 }
@@ -108,6 +117,11 @@ fn row(table: &mut Table, what: &str, temperature: f32, accuracy: f64, calibrati
 fn one_label(args: &CalibrateArgs, mut classifier: Classifier, examples: &[Example]) -> anyhow::Result<Fitted> {
     let truths = labels::truths(examples, &classifier.labels, &args.model)?;
     ensure!(truths.iter().any(Option::is_some), "no example has a label; see --label-column");
+    let wanted = args.fallback.as_ref().map(|label| fallback_class(label, &classifier)).transpose()?;
+    // Without --fallback the stored one stays, and counts in all figures.
+    if wanted.is_some() {
+        classifier.fallback = None;
+    }
     let outputs = outputs(&classifier, examples)?;
     let labelled: Vec<(&[f32], usize)> =
         outputs.logits.iter().zip(&truths).filter_map(|(row, truth)| Some((row.as_slice(), (*truth)?))).collect();
@@ -125,6 +139,9 @@ fn one_label(args: &CalibrateArgs, mut classifier: Classifier, examples: &[Examp
         row(&mut table, what, temperature, accuracy, &single_label(&rows, &truths));
     }
     println!("{} labelled texts\n\n{table}", labelled.len());
+    if let Some(class) = wanted {
+        classifier.fallback = Some((class, fit_fallback(args, &mut classifier, class, &labelled)?));
+    }
     let activation = classifier.default_activation();
     let choice = |logits: &Vec<f32>| {
         let scores = classifier.activate(logits, activation);
@@ -132,7 +149,52 @@ fn one_label(args: &CalibrateArgs, mut classifier: Classifier, examples: &[Examp
     };
     let choices: Vec<_> = outputs.logits.iter().map(choice).collect();
     let reference = Reference::of(&dataset(args), classifier.labels.len(), &choices, &outputs.lengths);
-    Ok(Fitted { temperature: fitted, thresholds: BTreeMap::new(), reference })
+    let fallback = classifier.fallback.map(|(class, threshold)| {
+        let label = classifier.labels[class].clone();
+        Fallback { label, threshold }
+    });
+    Ok(Fitted { temperature: fitted, thresholds: BTreeMap::new(), fallback, reference })
+}
+
+/// The class of this name, which there must be at least two others beside.
+fn fallback_class(label: &str, classifier: &Classifier) -> anyhow::Result<usize> {
+    let labels = &classifier.labels;
+    ensure!(labels.len() >= 3, "--fallback needs at least three classes, the model has {}", labels.len());
+    let class = labels.iter().position(|l| l == label);
+    class.with_context(|| format!("--fallback is \"{label}\", expected one of {}", labels.join(", ")))
+}
+
+/// The probability from which the best of the other classes is taken; prints what that does.
+fn fit_fallback(
+    args: &CalibrateArgs,
+    classifier: &mut Classifier,
+    class: usize,
+    labelled: &[(&[f32], usize)],
+) -> anyhow::Result<f32> {
+    let activation = classifier.default_activation();
+    // The best class besides the fallback, its probability, and whether it is right.
+    let answer = |(logits, truth): &(&[f32], usize)| {
+        let mut scores = classifier.activate(logits, activation);
+        scores[class] = 0.0;
+        (scores[best(&scores)], best(&scores) == *truth)
+    };
+    let (scores, right): (Vec<f32>, Vec<bool>) = labelled.iter().map(answer).unzip();
+    let aim = args.precision.map_or(Aim::F1, Aim::Precision);
+    let found = fit_threshold(&scores, &right, aim)
+        .context("no threshold reaches that --precision on these texts; lower it, or leave it out for the best F1")?;
+    let mut table = Table::new(["fallback below", "answered", "of these right", "in scope, right"]);
+    let in_scope = labelled.iter().filter(|(_, truth)| *truth != class).count();
+    for threshold in [0.0, found.value] {
+        classifier.fallback = Some((class, threshold));
+        let answers = labelled.iter().map(|(logits, truth)| (best(&classifier.activate(logits, activation)), *truth));
+        let answers: Vec<_> = answers.filter(|(answer, _)| *answer != class).collect();
+        let right = answers.iter().filter(|(answer, truth)| answer == truth).count();
+        let share = |n: usize, of: usize| format!("{:.4}", n as f64 / of.max(1) as f64);
+        let cells = [share(answers.len(), labelled.len()), share(right, answers.len()), share(right, in_scope)];
+        table.row([format!("{threshold:.4}")].into_iter().chain(cells));
+    }
+    println!("{table}\nA text that no class but \"{}\" is likely enough for gets that one.", classifier.labels[class]);
+    Ok(found.value)
 }
 
 fn several_labels(args: &CalibrateArgs, mut classifier: Classifier, examples: &[Example]) -> anyhow::Result<Fitted> {
@@ -178,7 +240,7 @@ fn several_labels(args: &CalibrateArgs, mut classifier: Classifier, examples: &[
     }
     println!("{table}\nThresholds fit the texts that they were chosen on best; on others expect a little less.");
     let reference = Reference::of(&dataset(args), classifier.labels.len(), &[], &outputs.lengths);
-    Ok(Fitted { temperature: fitted, thresholds, reference })
+    Ok(Fitted { temperature: fitted, thresholds, fallback: None, reference })
 }
 
 fn counts(scores: &[f32], truths: &[bool], threshold: f32) -> Counts {

@@ -70,6 +70,7 @@ pub(super) fn run(args: InspectArgs, common: &Common) -> anyhow::Result<()> {
             let thresholds: Vec<_> = manifest.thresholds.iter().map(|(label, t)| format!("{label} {t:.3}")).collect();
             facts.push(("thresholds", thresholds.join(", ")));
         }
+        facts.extend(manifest.fallback.as_ref().map(|f| ("fallback", format!("{} below {:.3}", f.label, f.threshold))));
     }
     for (name, value) in facts {
         println!("  {name:<13} {value}");

@@ -104,6 +104,9 @@ pub struct Classifier {
     pub temperature: f32,
     /// Of a multi-label model: the score from which each label is given, by output index; empty when none were fitted.
     pub thresholds: Vec<f32>,
+    /// Of a model with one class per text, at least three of them: the class that a text gets, by index, when no other
+    /// one has this probability.
+    pub fallback: Option<(usize, f32)>,
     /// Longest input in tokens, special tokens included.
     pub max_tokens: usize,
 }
@@ -209,8 +212,24 @@ impl Classifier {
                 let max = scaled.iter().copied().fold(f32::NEG_INFINITY, f32::max);
                 let exp: Vec<f32> = scaled.iter().map(|x| (x - max).exp()).collect();
                 let sum: f32 = exp.iter().sum();
-                exp.into_iter().map(|x| x / sum).collect()
+                let mut probabilities: Vec<f32> = exp.into_iter().map(|x| x / sum).collect();
+                self.fall_back(&mut probabilities);
+                probabilities
             }
+        }
+    }
+
+    /// Where no class but the fallback is likely enough, the fallback counts as much as all others together: 0.5, so it
+    /// is the best, and the probabilities still sum to 1.
+    fn fall_back(&self, probabilities: &mut [f32]) {
+        let Some((fallback, threshold)) = self.fallback else { return };
+        let others = || probabilities.iter().enumerate().filter(|(class, _)| *class != fallback).map(|(_, p)| *p);
+        let (best, sum) = (others().fold(0.0, f32::max), others().sum::<f32>());
+        if best < threshold && probabilities[fallback] < 0.5 {
+            for p in probabilities.iter_mut() {
+                *p *= 0.5 / sum;
+            }
+            probabilities[fallback] = 0.5;
         }
     }
 
@@ -298,5 +317,23 @@ mod tests {
         assert_eq!(given(&fitted, &options(Some(0.5))), [0.9, 0.6], "the request's threshold counts alone");
         assert_eq!(given(&fitted, &options(Some(0.0))), [0.9, 0.6, 0.2]);
         assert_eq!(given(&[1.0; 4], &options(None)), [0.9], "the best one stays");
+    }
+
+    #[test]
+    fn the_fallback_is_best_where_nothing_else_is_likely() {
+        let model = Loader::new(Kernels::detect(), Precision::Int8).load("sentiment", Path::new("models/sentiment"));
+        let mut classifier = Arc::into_inner(model.unwrap().classifier.unwrap()).unwrap();
+        classifier.temperature = 1.0;
+        let probabilities = |classifier: &Classifier, given: [f32; 3]| {
+            let mut logits = given.map(f32::ln).to_vec();
+            logits.resize(classifier.labels.len() + usize::from(classifier.value.is_some()), 0.0);
+            let found = classifier.activate(&logits, OutputActivation::Softmax);
+            (found.iter().map(|p| (1000.0 * p).round() / 1000.0).collect::<Vec<_>>(), classifier.chosen(&logits))
+        };
+        assert_eq!(probabilities(&classifier, [0.5, 0.1, 0.4]), (vec![0.5, 0.1, 0.4], vec![0]));
+        classifier.fallback = Some((1, 0.6));
+        assert_eq!(probabilities(&classifier, [0.5, 0.1, 0.4]), (vec![0.278, 0.5, 0.222], vec![1]), "not sure enough");
+        assert_eq!(probabilities(&classifier, [0.7, 0.1, 0.2]), (vec![0.7, 0.1, 0.2], vec![0]), "sure enough");
+        assert_eq!(probabilities(&classifier, [0.2, 0.7, 0.1]), (vec![0.2, 0.7, 0.1], vec![1]), "the best by itself");
     }
 }

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::architectures::{self, Architecture, ArchitectureError, Encoder, EncoderSpec, HeadSpec, Pooling};
+use crate::architectures::{
+    self, Architecture, ArchitectureError, Encoder, EncoderSpec, HeadSpec, Pooling, ProblemType,
+};
 use crate::checkpoint::{CheckpointError, DEFAULT_THRESHOLD, MANIFEST_FILE, ModelDir, Weights};
 use crate::kernels::Kernels;
 use crate::nn::CandleEncoder;
@@ -257,6 +259,7 @@ fn assemble(
                 value: spec.value.clone(),
                 temperature: manifest.and_then(|m| m.temperature).unwrap_or(1.0),
                 thresholds: thresholds(dir, &spec.labels)?,
+                fallback: fallback(dir, &spec)?,
                 max_tokens,
             }));
         }
@@ -316,6 +319,23 @@ fn thresholds(dir: &ModelDir, labels: &[String]) -> Result<Vec<f32>, CheckpointE
     Ok(labels.iter().map(|label| stored.get(label).copied().unwrap_or(DEFAULT_THRESHOLD)).collect())
 }
 
+/// The stored fallback by index of its class.
+fn fallback(dir: &ModelDir, head: &HeadSpec) -> Result<Option<(usize, f32)>, CheckpointError> {
+    let Some(stored) = dir.manifest().and_then(|m| m.fallback.as_ref()) else { return Ok(None) };
+    let enough = head.problem_type == ProblemType::SingleLabel && head.labels.len() >= 3;
+    let class = head.labels.iter().position(|label| *label == stored.label).filter(|_| enough);
+    let class = class.ok_or_else(|| CheckpointError::Value {
+        path: dir.path().join(MANIFEST_FILE),
+        key: "fallback.label".into(),
+        found: stored.label.clone(),
+        allowed: match enough {
+            true => format!("labels of the model: {}", head.labels.join(", ")),
+            false => "no fallback; it needs one class per text and at least three of them".into(),
+        },
+    })?;
+    Ok(Some((class, stored.threshold)))
+}
+
 /// Name of how a folder is quantized: what its maker called it, or what its `config.json` says. A float folder is
 /// quantized while it loads.
 fn scheme(dir: &ModelDir) -> String {
@@ -340,14 +360,19 @@ fn score(stored: &crate::checkpoint::Score) -> Score {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::update_manifest;
+    use crate::checkpoint::{Fallback, update_manifest};
     use std::path::PathBuf;
 
     /// A copy of the smallest golden model, in `root`.
     fn copy(root: &Path, name: &str) -> PathBuf {
-        let (from, to) = (Path::new("tests/goldens").join("bert"), root.join(name));
+        copy_of(root, "bert", name)
+    }
+
+    /// A golden's folder under another name.
+    fn copy_of(root: &Path, golden: &str, name: &str) -> PathBuf {
+        let (from, to) = (Path::new("tests/goldens").join(golden), root.join(name));
         std::fs::create_dir(&to).unwrap();
-        for file in ["config.json", "tokenizer.json", "model.safetensors"] {
+        for file in ["config.json", "tokenizer.json", "model.safetensors"].iter().filter(|f| from.join(f).exists()) {
             std::fs::copy(from.join(file), to.join(file)).unwrap();
         }
         to
@@ -411,10 +436,7 @@ mod tests {
     #[test]
     fn stored_thresholds_are_those_of_the_labels() {
         let root = tempfile::tempdir().unwrap();
-        let path = root.path();
-        for file in ["config.json", "tokenizer.json", "model.safetensors"] {
-            std::fs::copy(Path::new("tests/goldens/distilbert-multilabel").join(file), path.join(file)).unwrap();
-        }
+        let path = &copy_of(root.path(), "distilbert-multilabel", "model");
         let with = |label: &str| {
             update_manifest(path, |m| m.thresholds = [(label.to_string(), 0.25)].into()).unwrap();
             loader().load("model", path).map(|model| model.classifier.unwrap().thresholds.clone())
@@ -425,8 +447,26 @@ mod tests {
     }
 
     #[test]
+    fn a_stored_fallback_is_one_of_the_labels() {
+        let root = tempfile::tempdir().unwrap();
+        let path = copy_of(root.path(), "bert-classify", "model");
+        let with = |label: &str| {
+            let fallback = Fallback { label: label.into(), threshold: 0.75 };
+            update_manifest(&path, |m| m.fallback = Some(fallback)).unwrap();
+            loader().load("model", &path).map(|model| model.classifier.unwrap().fallback)
+        };
+        assert_eq!(with("neutral").unwrap(), Some((1, 0.75)));
+        let message = with("boring").unwrap_err().to_string();
+        assert!(message.contains("boring") && message.contains("negative, neutral, positive"), "{message}");
+    }
+
+    #[test]
     fn a_head_folder_keeps_as_many_tokens_as_its_encoder() {
-        let model = loader().load("sentiment", Path::new("models/sentiment")).unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let head = copy_of(root.path(), "minilm-head", "head");
+        let encoder = std::fs::canonicalize("models/all-MiniLM-L6-v2").unwrap();
+        std::os::unix::fs::symlink(encoder, root.path().join("all-MiniLM-L6-v2")).unwrap();
+        let model = loader().load("head", &head).unwrap();
         assert_eq!((model.info.max_tokens, model.classifier.unwrap().max_tokens), (256, 256));
     }
 }

@@ -289,6 +289,7 @@ fn classifier_of(id: &str, model: &SequenceModel, problem_type: ProblemType) -> 
         value: None,
         temperature: 1.0,
         thresholds: Vec::new(),
+        fallback: None,
         max_tokens: 512,
     };
     let info = ModelInfo {

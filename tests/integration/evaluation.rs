@@ -276,3 +276,47 @@ fn a_temperature_changes_scores_and_no_class() {
     assert_eq!((counts("labels"), &manifest["reference"]["dataset"]), (100.0, &json!("data")), "what drift is told by");
     assert_ne!(before["models"][0]["temperature"], after["models"][0]["temperature"]);
 }
+
+/// What the model is not sure of gets the fallback: in the figures of the fit, in the answers, and told with the model.
+#[test]
+fn a_fallback_is_fitted_stored_and_served() {
+    let scratch = Scratch::new();
+    for (from, to) in [(SENTIMENT, "sentiment"), (ENCODER, "all-MiniLM-L6-v2")] {
+        let to = scratch.path(to);
+        std::fs::create_dir(&to).unwrap();
+        assert!(Command::new("cp").args(["-r", &format!("{from}/."), &to]).status().unwrap().success());
+    }
+    let (folder, data) = (scratch.path("sentiment"), scratch.lines("data.jsonl", &sentences()));
+    let answers = || {
+        let mut command = process::octet();
+        let (_server, address) = process::serve(command.args(["serve", "--port", "0", "--model", &folder]));
+        let mut connection = Connection::open(address).unwrap();
+        let texts: Vec<Value> = sentences().iter().map(|s| s["text"].clone()).take(60).collect();
+        let body = json!({"input": texts}).to_string();
+        let answer = connection.request("POST", "/v1/classify", &[], body.as_bytes()).json();
+        let data = answer["data"].as_array().unwrap_or_else(|| panic!("{answer}")).clone();
+        (data, connection.request("GET", "/v1/models/sentiment", &[], b"").json())
+    };
+    // With the temperature alone first, so that only the fallback differs.
+    runs(&["calibrate", &folder, "--data", &data, "--write"]);
+    let (before, told) = answers();
+    assert!(told.get("fallback").is_none(), "{told}");
+    let shown =
+        runs(&["calibrate", &folder, "--data", &data, "--fallback", "neutral", "--precision", "0.85", "--write"]);
+    assert!(shown.contains("fallback below") && runs(&["inspect", &folder]).contains("neutral below"), "{shown}");
+    let (after, told) = answers();
+    let threshold = number(&told["fallback"]["threshold"]);
+    assert!(told["fallback"]["label"] == "neutral" && threshold > 0.34, "{told}");
+    let mut unsure = 0;
+    for (before, after) in before.iter().zip(&after) {
+        if before["label"] != "neutral" && number(&before["score"]) < threshold {
+            unsure += 1;
+            assert_eq!((&after["label"], number(&after["score"])), (&json!("neutral"), 0.5), "{before} {after}");
+        } else {
+            assert_eq!(before["label"], after["label"]);
+        }
+    }
+    assert!(unsure > 0 && unsure < before.len(), "{unsure} of {}", before.len());
+    let error = refuses(&["calibrate", &folder, "--data", &data, "--fallback", "boring"]);
+    assert!(error.contains("negative, neutral, positive"), "{error}");
+}

@@ -137,6 +137,7 @@ fn make(is_original: bool) -> (Vec<Arc<Model>>, Arc<Gate>) {
         value: None,
         temperature: 1.0,
         thresholds: Vec::new(),
+        fallback: None,
         max_tokens: MAX_TOKENS,
     };
     let pooled = SequenceModel { encoder, head: Arc::new(Head { pooling: Pooling::Mean, layers: Vec::new() }) };

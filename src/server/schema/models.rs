@@ -56,11 +56,24 @@ pub(in crate::server) struct ModelItem {
     /// `threshold`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub thresholds: BTreeMap<String, f32>,
+    /// What the model says when no class is likely enough; absent when nothing was fitted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Fallback>,
     /// Scores measured by `octet eval`.
     pub eval: Vec<EvalScore>,
     /// The same weights, the same version.
     #[schema(example = "3f9a0c1b2d4e")]
     pub version: String,
+}
+
+/// The class of a text that no other class is likely enough for.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::server) struct Fallback {
+    /// Its name.
+    #[schema(example = "out_of_scope")]
+    pub label: String,
+    /// The probability that another class needs.
+    pub threshold: f32,
 }
 
 /// One measured figure.
@@ -103,6 +116,9 @@ impl ModelItem {
             labels: info.labels.clone(),
             temperature: model.classifier.as_ref().map(|c| c.temperature),
             thresholds: model.classifier.as_ref().map(|c| c.thresholds_by_label()).unwrap_or_default(),
+            fallback: model.classifier.as_ref().and_then(|c| {
+                c.fallback.map(|(class, threshold)| Fallback { label: c.labels[class].clone(), threshold })
+            }),
             eval: info.scores.iter().map(Into::into).collect(),
             version: info.version.clone(),
         }
