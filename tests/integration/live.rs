@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::fake_model::{self, Gate};
 use crate::process::{octet, serve, succeed};
-use crate::support::{Connection, Response, TestServer, wait_until};
+use crate::support::{Connection, Response, TestServer, frozen_head, wait_until};
 
 /// Compares every answer, with all the time of one CPU.
 fn settings() -> Settings {
@@ -494,18 +494,21 @@ fn float_folders_that_do_not_fit_are_refused_at_the_start() {
     assert!(told.contains("two entries are for model \"bert-classify\""), "{told}");
     let told = float("models/all-MiniLM-L6-v2");
     assert!(told.contains("holds quantized weights"), "{told}");
-    let told = float("models/sentiment");
+    let scratch = tempfile::tempdir().unwrap();
+    let told = float(frozen_head(scratch.path()).to_str().unwrap());
     assert!(told.contains("holds quantized weights"), "a head's folder stands on a quantized encoder: {told}");
 }
 
 #[test]
-fn the_shipped_models_are_compared_with_the_float_encoder() {
+fn an_encoder_and_a_head_on_it_are_compared_with_the_float_encoder() {
     let Ok(folder) = std::env::var("OCTET_TEST_F32") else {
         return crate::process::skipped("the shipped models beside f32", "OCTET_TEST_F32 is not set");
     };
-    let float = format!("shadow.float={folder}");
+    let scratch = tempfile::tempdir().unwrap();
+    let (float, head) = (format!("shadow.float={folder}"), frozen_head(scratch.path()));
+    let models = ["--model", head.to_str().unwrap(), "--model", "models/all-MiniLM-L6-v2"];
     let flags = ["serve", "--port", "0", "--set", &float, "--set", "shadow.rate=1", "--set", "shadow.budget=1"];
-    let (_server, address) = serve(octet().args(flags).args(["--set", "telemetry.log_level=error"]));
+    let (_server, address) = serve(octet().args(flags).args(models).args(["--set", "telemetry.log_level=error"]));
     let post = |path: &str, body: &Value| {
         let headers = [("content-type", "application/json")];
         let answer = Connection::open(address).unwrap().request("POST", path, &headers, body.to_string().as_bytes());
@@ -519,8 +522,8 @@ fn the_shipped_models_are_compared_with_the_float_encoder() {
         line.unwrap_or_else(|| panic!("{series}")).rsplit(' ').next().unwrap().parse::<f64>().unwrap()
     };
     let comparisons = |model: &str| value(&format!("octet_shadow_comparisons_total{{model=\"{model}\""));
-    wait_until("both are compared", || (comparisons("sentiment"), comparisons("all-MiniLM-L6-v2")) == (3.0, 2.0));
-    assert_eq!(value("octet_shadow_agreements_total{model=\"sentiment\""), 3.0);
+    wait_until("both are compared", || (comparisons("head"), comparisons("all-MiniLM-L6-v2")) == (3.0, 2.0));
+    assert_eq!(value("octet_shadow_agreements_total{model=\"head\""), 3.0);
     let distance = value("octet_shadow_cosine_distance_ratio_sum{model=\"all-MiniLM-L6-v2\"") / 2.0;
     assert!(distance > 0.0 && distance < 0.01, "{distance}");
 }

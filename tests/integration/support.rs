@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -32,6 +33,19 @@ pub fn kernels() -> Kernels {
     });
     println!("ran on {}", kernels.gemm_name());
     kernels
+}
+
+/// A head that was trained alone (`octet train --freeze-encoder`), with the shipped encoder beside it: `head` in a folder
+/// that it makes.
+pub fn frozen_head(root: &Path) -> PathBuf {
+    let folder = root.join("head");
+    std::fs::create_dir(&folder).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(Path::new("tests/goldens/minilm-head").join(file), folder.join(file)).unwrap();
+    }
+    let encoder = std::fs::canonicalize("models/all-MiniLM-L6-v2").unwrap();
+    std::os::unix::fs::symlink(encoder, root.join("all-MiniLM-L6-v2")).unwrap();
+    folder
 }
 
 /// A running server. Dropping it stops it.
