@@ -259,7 +259,7 @@ fn assemble(
                 value: spec.value.clone(),
                 temperature: manifest.and_then(|m| m.temperature).unwrap_or(1.0),
                 thresholds: thresholds(dir, &spec.labels)?,
-                fallback: fallback(dir, &spec)?,
+                fallback: fallback(dir, spec)?,
                 max_tokens,
             }));
         }
