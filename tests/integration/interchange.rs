@@ -327,24 +327,25 @@ fn onnx_runtime_gives_the_classes_and_vectors_of_an_exported_model() {
     };
     let model = load(Path::new("models/sentiment"), Precision::Int8);
     let sequences = sentences(&model);
-    let classifier = &model.classifier.as_ref().unwrap().model;
-    let own = rows_of(classifier, &sequences);
+    let classifier = model.classifier.as_ref().unwrap();
+    let (own, classes) = (rows_of(&classifier.model, &sequences), classifier.labels.len());
     let theirs = run_with_onnx_runtime(&python, &exported("models/sentiment"), "logits", &sequences);
     let differ: Vec<f32> = own
         .iter()
         .zip(&theirs)
-        .filter(|(a, b)| largest(&a[..3]) != largest(&b[..3]))
+        .filter(|(a, b)| largest(&a[..classes]) != largest(&b[..classes]))
         .map(|(a, _)| {
-            let mut sorted = a[..3].to_vec();
+            let mut sorted = a[..classes].to_vec();
             sorted.sort_by(f32::total_cmp);
-            sorted[sorted.len() - 1] - sorted[sorted.len() - 2]
+            (sorted[classes - 1] - sorted[classes - 2]) / classifier.temperature
         })
         .collect();
     let difference = largest_difference(&own, &theirs);
     println!("{} of {} classes differ {differ:?}; logits by {difference}", differ.len(), own.len());
     // Attention in 16 bits and the GELU differ in the fourth digit, so that some activations round to the other of two
-    // neighbours. That may decide between two logits that are nearly equal, and no others. Measured: 5, up to 0.124.
-    assert!(differ.len() <= 8, "{} of {} classes differ", differ.len(), own.len());
+    // neighbours. That may decide between two logits that are nearly equal, and no others. Measured: 1, 0.116 apart
+    // at the model's temperature.
+    assert!(differ.len() <= 4, "{} of {} classes differ", differ.len(), own.len());
     assert!(differ.iter().all(|margin| *margin < 0.25), "classes differ where Octet's margins are {differ:?}");
 
     let model = load(Path::new("models/all-MiniLM-L6-v2"), Precision::Int8);
