@@ -158,7 +158,7 @@ impl Loader {
         Ok(model)
     }
 
-    /// The encoder and tokenizer of a folder; folders with the same ones share them.
+    /// The encoder and tokenizer of a folder; folders with the same ones share them, or the tokenizer alone.
     fn encoder(
         &mut self,
         dir: &ModelDir,
@@ -174,7 +174,11 @@ impl Loader {
             (None, Some((_, loaded))) => return Ok(loaded.clone()),
             (None, None) => {}
         }
-        let tokenizer = Arc::new(Tokenizer::from_file(&dir.tokenizer_path())?);
+        let same = self.encoders.iter().find(|(known, _)| known.tokenizer == identity.tokenizer);
+        let tokenizer = match same {
+            Some((_, loaded)) => loaded.tokenizer.clone(),
+            None => Arc::new(Tokenizer::from_file(&dir.tokenizer_path())?),
+        };
         let path = || dir.path().to_path_buf();
         let (largest, rows) = (tokenizer.largest_id(), spec.vocab_size);
         if largest as usize >= rows {

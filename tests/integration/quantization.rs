@@ -177,6 +177,10 @@ fn two_models_share_one_encoder_in_memory() {
     let head = loader.load("head", &frozen_head(scratch.path())).unwrap();
     assert!(std::sync::Arc::ptr_eq(encoder.encoder(), head.encoder()));
     assert_eq!(head.info.labels, ["negative", "neutral", "positive"]);
+    // Another encoder, the same words.
+    let sentiment = loader.load("sentiment", Path::new(SENTIMENT)).unwrap();
+    assert!(!std::sync::Arc::ptr_eq(encoder.encoder(), sentiment.encoder()));
+    assert!(std::sync::Arc::ptr_eq(&encoder.tokenizer, &sentiment.tokenizer));
 }
 
 #[test]
