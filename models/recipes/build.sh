@@ -9,7 +9,6 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 work=target/models
 export CARGO_TERM_QUIET=true
-# candle, which runs the float model for comparison, otherwise reads /proc/cpuinfo for every product.
 octet() { cargo run --release --locked --quiet -- "$@"; }
 
 tests/fetch-assets.sh

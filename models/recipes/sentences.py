@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 """Human-rated sentences (VADER's four corpora, MIT) as labelled jsonl: train.jsonl, dev.jsonl, test.jsonl.
 
-    python3 models/recipes/sentences.py SDIST.tar.gz OUT_DIR
+    python3 models/recipes/sentences.py SDIST.tar.gz OUT_DIR [--probabilities]
 
-Probabilities are those of the three labels for the mean that many more people would give: normal around the mean of
-these ratings, with their standard error. SDIST is the source distribution of the PyPI package vadersentiment 3.3.1 (its digest is checked). Each line has
-text, label, probabilities, rating (mean of about 20 human ratings, -4..4), ratings (these; those of 199 tweets have another mean than
+SDIST is the source distribution of the PyPI package vadersentiment 3.3.1 (its digest is checked). Each line has
+text, label, rating (mean of about 20 human ratings, -4..4), ratings (these; those of 199 tweets have another mean than
 the source states), vader (what VADER 3.3.1 itself says, -1..1), and source (tweets, movie, amazon, nyt).
+
+With --probabilities also how likely each label is for the mean that many more people would give: normal around the
+mean of these ratings, with their standard error. `octet train` learns them in place of the label; the shipped model
+was trained without.
 
 Split: first four bytes, big-endian, of SHA-256 of the UTF-8 text, mod 10: 0-7 train, 8 dev, 9 test, so that equal
 texts never fall on both sides. Label: negative below -0.2, positive above 0.2, neutral between.
@@ -16,8 +19,8 @@ import hashlib
 import importlib.util
 import io
 import json
-import sys
 import statistics
+import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -73,8 +76,7 @@ def vader(data: bytes):
 
 
 def rows(sdist: Path):
-    """Each rated snippet of the source distribution, in the corpora's order: text, label, probabilities, rating,
-    ratings, source."""
+    """Each rated snippet of the source distribution, in the corpora's order: text, label, rating, ratings, source."""
     with tarfile.open(fileobj=io.BytesIO(checked(sdist))) as outer:
         inner = io.BytesIO(outer.extractfile(CORPORA).read())
     with tarfile.open(fileobj=inner) as corpora:
@@ -94,14 +96,13 @@ def rows(sdist: Path):
                 yield {
                     "text": text,
                     "label": label_of(rating),
-                    "probabilities": probabilities_of(rating, single[key]),
                     "rating": rating,
                     "ratings": single[key],
                     "source": source,
                 }
 
 
-def main(sdist: Path, out: Path) -> None:
+def main(sdist: Path, out: Path, probabilities: bool) -> None:
     out.mkdir(parents=True, exist_ok=True)
     files = {s: (out / f"{s}.jsonl").open("w", encoding="utf-8") for s in ("train", "dev", "test")}
     counts = dict.fromkeys(files, 0)
@@ -109,12 +110,15 @@ def main(sdist: Path, out: Path) -> None:
     for row in rows(sdist):
         split = split_of(row["text"])
         row["vader"] = score(row["text"])
+        if probabilities:
+            row["probabilities"] = probabilities_of(row["rating"], row["ratings"])
         files[split].write(json.dumps(row, ensure_ascii=False) + "\n")
         counts[split] += 1
     print(", ".join(f"{name}: {n}" for name, n in counts.items()))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    arguments = [argument for argument in sys.argv[1:] if argument != "--probabilities"]
+    if len(arguments) != 2:
         sys.exit(__doc__)
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(*map(Path, arguments), probabilities=len(arguments) < len(sys.argv) - 1)
