@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Args;
 
+use crate::checkpoint::ModelDir;
 use crate::config::Settings;
 use crate::data::{Columns, sample_with};
 use crate::kernels::Kernels;
@@ -68,7 +69,13 @@ pub(super) fn judge(
 ) -> anyhow::Result<Judge> {
     let folder = original.folder();
     let mut loader = Loader::new(kernels, Precision::Float);
-    if head.is_some() {
+    if let Some(head) = head {
+        // The head of another encoder would give classes, and they would mean nothing.
+        ensure!(
+            ModelDir::open(head)?.is_head_only(),
+            "{}: has an encoder of its own; --head takes a head that was trained alone (octet train --freeze-encoder)",
+            head.display()
+        );
         loader = loader.with_encoder(folder)?;
     }
     let model = loader.load("float", head.unwrap_or(folder));

@@ -298,3 +298,13 @@ fn a_budget_that_cannot_be_kept_writes_no_recipe() {
         assert_eq!(std::fs::read_to_string(&recipe).unwrap(), "mine", "{budget:?}");
     }
 }
+
+#[test]
+fn the_head_of_another_encoder_is_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let data = scratch.path().join("data.jsonl");
+    std::fs::write(&data, "{\"text\": \"a good film\"}\n").unwrap();
+    let found = octet(&["tune", "tests/goldens/bert", "--head", "tests/goldens/bert-classify", "--data", path(&data)]);
+    let said = String::from_utf8_lossy(&found.stderr);
+    assert!(!found.status.success() && said.contains("bert-classify: has an encoder of its own"), "{said}");
+}
