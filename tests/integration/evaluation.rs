@@ -253,15 +253,17 @@ fn served_with_thresholds(folder: &str, manifest: &Value) {
     assert_eq!(scores(json!({"threshold": 1})).len(), 1, "the best one stays");
 }
 
+/// The shipped classifier in a folder that may be written to.
+fn copy_of_sentiment(scratch: &Scratch) -> String {
+    let to = scratch.path("sentiment");
+    assert!(Command::new("cp").args(["-r", SENTIMENT, &to]).status().unwrap().success());
+    to
+}
+
 #[test]
 fn a_temperature_changes_scores_and_no_class() {
     let scratch = Scratch::new();
-    for (from, to) in [(SENTIMENT, "sentiment"), (ENCODER, "all-MiniLM-L6-v2")] {
-        let to = scratch.path(to);
-        std::fs::create_dir(&to).unwrap();
-        assert!(Command::new("cp").args(["-r", &format!("{from}/."), &to]).status().unwrap().success());
-    }
-    let (folder, data) = (scratch.path("sentiment"), scratch.lines("data.jsonl", &sentences()));
+    let (folder, data) = (copy_of_sentiment(&scratch), scratch.lines("data.jsonl", &sentences()));
     let before = report(&scratch, &[&folder, "--data", &data]);
     runs(&["calibrate", &folder, "--data", &data, "--write"]);
     let after = report(&scratch, &[&folder, "--data", &data]);
@@ -281,12 +283,7 @@ fn a_temperature_changes_scores_and_no_class() {
 #[test]
 fn a_fallback_is_fitted_stored_and_served() {
     let scratch = Scratch::new();
-    for (from, to) in [(SENTIMENT, "sentiment"), (ENCODER, "all-MiniLM-L6-v2")] {
-        let to = scratch.path(to);
-        std::fs::create_dir(&to).unwrap();
-        assert!(Command::new("cp").args(["-r", &format!("{from}/."), &to]).status().unwrap().success());
-    }
-    let (folder, data) = (scratch.path("sentiment"), scratch.lines("data.jsonl", &sentences()));
+    let (folder, data) = (copy_of_sentiment(&scratch), scratch.lines("data.jsonl", &sentences()));
     let answers = || {
         let mut command = process::octet();
         let (_server, address) = process::serve(command.args(["serve", "--port", "0", "--model", &folder]));

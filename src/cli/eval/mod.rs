@@ -41,7 +41,7 @@ use report::Report;
 /// --write the figures of the first model, and the labels, confidence and lengths that its live traffic is compared
 /// with, go into its quant.json and model card, and `octet serve` exports them:
 ///
-///   octet eval models/sentiment --data test.jsonl --float path/to/float-encoder --write
+///   octet eval models/sentiment --data test.jsonl --float path/to/float-model --write
 ///
 /// What is measured follows the head and the data: classes (accuracy, F1, MCC, calibration), several labels, numbers
 /// (Pearson, Spearman), sentence vectors (cosine, neighbours; Spearman for rated pairs), summaries (ROUGE).
