@@ -33,6 +33,28 @@ pub struct Architecture {
     pub head: Option<HeadSpec>,
 }
 
+impl Architecture {
+    /// Every weight of the model with its shape: tables, norms, linear layers, and those of the head.
+    pub fn weights(&self) -> Vec<(String, Vec<usize>)> {
+        let (names, hidden) = (&self.encoder, self.spec.hidden_size);
+        let mut weights: Vec<_> = names.tables().map(|t| (t.weight.clone(), vec![t.rows, hidden])).collect();
+        let norms = names.layers.iter().flat_map(|l| [&l.attention_norm, &l.output_norm]);
+        for norm in norms.chain([&names.embedding_norm]) {
+            weights.extend([(norm.weight.clone(), vec![hidden]), (norm.bias.clone(), vec![hidden])]);
+        }
+        for linear in names.layers.iter().flat_map(|l| l.linears()).chain(self.head_linears()) {
+            weights.push((linear.weight.clone(), vec![linear.outputs, linear.inputs]));
+            weights.push((linear.bias.clone(), vec![linear.outputs]));
+        }
+        weights
+    }
+
+    /// The linear layers of the head, from the pooled vector to the logits; none without a head.
+    pub fn head_linears(&self) -> impl Iterator<Item = &LinearNames> {
+        self.head.iter().flat_map(|head| &head.layers).map(|layer| &layer.names)
+    }
+}
+
 /// Why a model cannot be described.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchitectureError {

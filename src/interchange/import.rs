@@ -87,7 +87,7 @@ pub fn import(source: &Path, destination: &Path, options: &ImportOptions) -> Res
     };
     let architecture = architectures::describe(&config, &|name| tensors.contains(name))
         .map_err(|source| InterchangeError::Architecture { path: config_path, source })?;
-    let taken = take_all(&architecture, config.hidden_size, &mut *tensors, file)?;
+    let taken = take_all(&architecture, &mut *tensors, file)?;
     let left_out = tensors.names().into_iter().filter(|name| !taken.contains_key(name)).collect();
     let is_integer = |tensor: &&Tensor| matches!(tensor, Tensor::Quantized(_));
     let integers = taken.values().filter(is_integer).count();
@@ -215,30 +215,13 @@ fn no_config(path: &Path) -> InterchangeError {
     InterchangeError::refused(path, reason)
 }
 
-/// Every weight of an architecture, by name and shape.
-pub(super) fn weights_of(architecture: &Architecture, hidden: usize) -> Vec<(String, Vec<usize>)> {
-    let names = &architecture.encoder;
-    let mut weights: Vec<_> = names.tables().map(|t| (t.weight.clone(), vec![t.rows, hidden])).collect();
-    let norms = names.layers.iter().flat_map(|l| [&l.attention_norm, &l.output_norm]);
-    for norm in norms.chain([&names.embedding_norm]) {
-        weights.extend([(norm.weight.clone(), vec![hidden]), (norm.bias.clone(), vec![hidden])]);
-    }
-    let head = architecture.head.iter().flat_map(|h| &h.layers).map(|l| &l.names);
-    for linear in names.layers.iter().flat_map(|l| l.linears()).chain(head) {
-        weights.push((linear.weight.clone(), vec![linear.outputs, linear.inputs]));
-        weights.push((linear.bias.clone(), vec![linear.outputs]));
-    }
-    weights
-}
-
 fn take_all(
     architecture: &Architecture,
-    hidden: usize,
     source: &mut dyn Named,
     path: &Path,
 ) -> Result<BTreeMap<String, Tensor>, InterchangeError> {
     let mut taken = BTreeMap::new();
-    for (name, shape) in weights_of(architecture, hidden) {
+    for (name, shape) in architecture.weights() {
         let refused = |reason: String| InterchangeError::refused(path, format!("tensor \"{name}\": {reason}"));
         if !source.contains(&name) {
             return Err(refused("missing".into()));
@@ -257,8 +240,8 @@ fn take_all(
 /// have is that of the class; others are named.
 fn quantization(architecture: &Architecture, tensors: &BTreeMap<String, Tensor>) -> Option<QuantizationConfig> {
     let names = &architecture.encoder;
-    let head = architecture.head.iter().flat_map(|h| &h.layers).map(|l| &l.names);
-    let linears: Vec<_> = names.layers.iter().flat_map(|l| l.linears()).chain(head).map(|l| &l.weight).collect();
+    let linears = names.layers.iter().flat_map(|l| l.linears()).chain(architecture.head_linears());
+    let linears: Vec<_> = linears.map(|l| &l.weight).collect();
     let tables: Vec<_> = names.tables().map(|t| &t.weight).collect();
     let mut config = QuantizationConfig::default();
     for (class, weights, inputs) in [("Linear", linears, Some(InputConfig::DYNAMIC)), ("Embedding", tables, None)] {

@@ -26,7 +26,7 @@ mod smooth;
 mod timing;
 mod tune;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
 use crate::architectures::{self, Architecture, ArchitectureError};
@@ -143,9 +143,8 @@ pub fn quantize(
     check_source(source)?;
     let mut weights = source.weights()?;
     let architecture = architectures::describe(source.config(), &|name| weights.contains(name))?;
-    let width = source.config().hidden_size;
-    let modules = Module::all(&architecture.encoder, width);
-    let (rest, head) = other_weights(&architecture, width);
+    let modules = Module::all(&architecture.encoder, architecture.spec.hidden_size);
+    let rest = other_weights(&architecture, &modules);
     let total = modules.len() + rest.len();
 
     let (mut tensors, mut inputs, mut stored, mut layers) = (BTreeMap::new(), BTreeMap::new(), Vec::new(), Vec::new());
@@ -183,7 +182,8 @@ pub fn quantize(
     }
     let left_out = weights.remaining().map(str::to_string).collect();
 
-    let quantization = quantization_config(&stored, head);
+    let head = architecture.head_linears().map(|names| names.weight.trim_end_matches(".weight").to_string());
+    let quantization = quantization_config(&stored, head.collect());
     let manifest = QuantManifest {
         recipe: options.recipe.in_words(&quantization.ignore),
         applied: Some(options.recipe.to_json()),
@@ -221,33 +221,10 @@ fn check_source(source: &ModelDir) -> Result<(), QuantizeError> {
     }
 }
 
-/// A weight by name, and its shape.
-type NamedShape = (String, Vec<usize>);
-
-/// The weights of a model that are in no module, with their shapes, and the modules of its head: what stays float.
-fn other_weights(architecture: &Architecture, hidden: usize) -> (Vec<NamedShape>, Vec<String>) {
-    let names = &architecture.encoder;
-    let mut float = Vec::new();
-    let mut norm = |n: &architectures::NormNames| {
-        float.push((n.weight.clone(), vec![hidden]));
-        float.push((n.bias.clone(), vec![hidden]));
-    };
-    norm(&names.embedding_norm);
-    for layer in &names.layers {
-        norm(&layer.attention_norm);
-        norm(&layer.output_norm);
-    }
-    for linear in names.layers.iter().flat_map(|l| l.linears()) {
-        float.push((linear.bias.clone(), vec![linear.outputs]));
-    }
-    let mut head = Vec::new();
-    for layer in architecture.head.iter().flat_map(|h| &h.layers) {
-        let n = &layer.names;
-        float.push((n.weight.clone(), vec![n.outputs, n.inputs]));
-        float.push((n.bias.clone(), vec![n.outputs]));
-        head.push(n.weight.trim_end_matches(".weight").to_string());
-    }
-    (float, head)
+/// The weights of a model that are in none of its modules, with their shapes: norms, biases and the head, which stay float.
+fn other_weights(architecture: &Architecture, modules: &[Module]) -> Vec<(String, Vec<usize>)> {
+    let in_modules: HashSet<String> = modules.iter().map(Module::weight).collect();
+    architecture.weights().into_iter().filter(|(name, _)| !in_modules.contains(name)).collect()
 }
 
 /// A module as it is stored: its name, whether it is a table, its scheme, and its inputs.

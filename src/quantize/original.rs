@@ -55,10 +55,10 @@ impl<'a> Original<'a> {
         super::check_source(source)?;
         let mut weights = source.weights()?;
         let architecture = architectures::describe(source.config(), &|name| weights.contains(name))?;
-        let (rest, _) = super::other_weights(&architecture, architecture.spec.hidden_size);
+        let modules = Module::all(&architecture.encoder, architecture.spec.hidden_size);
+        let rest = super::other_weights(&architecture, &modules);
         let float_bytes = rest.iter().map(|(_, shape)| 4 * shape.iter().product::<usize>() as u64).sum();
         let (spec, names) = (architecture.spec, architecture.encoder);
-        let modules = Module::all(&names, spec.hidden_size);
         let mut values = BTreeMap::new();
         for module in &modules {
             let weight = weights.take(&module.weight(), &[module.rows, module.columns])?;

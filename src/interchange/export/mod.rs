@@ -15,7 +15,6 @@ use crate::checkpoint::{
 use crate::kernels::affine::{Inputs, Levels, Scheme, quantize_weights};
 
 use super::InterchangeError;
-use super::import::weights_of;
 use onnx::{Failure, Parts};
 
 /// A format that is written.
@@ -134,11 +133,11 @@ fn export_compressed_tensors(source: &ModelDir, destination: &Path) -> Result<()
     let architecture = describe(source, &weights)?;
     let tables: Vec<&str> = architecture.encoder.tables().map(|t| t.weight.as_str()).collect();
     let is_float = source.quantization().is_none();
-    let heads: Vec<&str> = architecture.head.iter().flat_map(|h| &h.layers).map(|l| l.names.weight.as_str()).collect();
+    let heads: Vec<&str> = architecture.head_linears().map(|names| names.weight.as_str()).collect();
     let linears: Vec<&str> =
         architecture.encoder.layers.iter().flat_map(|l| l.linears()).map(|l| l.weight.as_str()).collect();
     let (mut tensors, mut inputs) = (BTreeMap::new(), BTreeMap::new());
-    for (name, shape) in weights_of(&architecture, source.config().hidden_size) {
+    for (name, shape) in architecture.weights() {
         let tensor = match weights.take(&name, &shape)? {
             Tensor::Quantized(q) if tables.contains(&name.as_str()) => {
                 Tensor::F32 { shape: q.shape.to_vec(), data: q.dequantize() }
