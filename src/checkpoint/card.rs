@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use super::file::write_atomic;
+use super::temporary::write_atomic;
 use super::{CheckpointError, ModelDir};
 
 /// Writes the model card of a folder with a `quant.json`; other folders keep what they have.

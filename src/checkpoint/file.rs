@@ -1,10 +1,9 @@
-//! Opening and writing files of a model folder without being led out of it.
+//! Opening files of a model folder without being led out of it.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
@@ -94,32 +93,6 @@ pub(super) fn read_in(folder: &Path, name: &str, max_bytes: u64) -> Result<Optio
 /// Whether `name` can only mean an entry of one folder: no separators, no dots, nothing a shell would expand.
 pub(super) fn is_plain_name(name: &str) -> bool {
     !name.is_empty() && name.len() <= 128 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-}
-
-/// A path beside `path` that no other process or thread uses, for content that is renamed into place when complete.
-pub(super) fn temporary_sibling(path: &Path) -> PathBuf {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let unique = COUNTER.fetch_add(1, Ordering::Relaxed);
-    path.with_file_name(format!(".{name}.{}-{unique}.tmp", std::process::id()))
-}
-
-/// Replaces `path` by `content`, so that a reader sees the old file or the new one and never a part.
-///
-/// # Errors
-/// [`CheckpointError::Io`] when it cannot be written.
-pub(super) fn write_atomic(path: &Path, content: &[u8]) -> Result<(), CheckpointError> {
-    let temporary = temporary_sibling(path);
-    let write = || {
-        let mut file = File::create_new(&temporary)?;
-        file.write_all(content)?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, path)
-    };
-    write().map_err(|e| {
-        let _ = std::fs::remove_file(&temporary);
-        CheckpointError::io("write", path)(e)
-    })
 }
 
 /// SHA-256 of everything that is left to read, in lower-case hex.

@@ -6,7 +6,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::file::{read_in, write_atomic};
+use super::file::read_in;
+use super::temporary::write_atomic;
 use super::{CheckpointError, Reference};
 
 /// Name of the file in a model folder.

@@ -20,6 +20,7 @@ mod packing;
 mod quantization_config;
 mod reference;
 mod sentence_transformer;
+mod temporary;
 mod weights;
 mod write;
 
@@ -35,7 +36,7 @@ pub use quantization_config::{InputConfig, QuantizationConfig, QuantizationGroup
 pub use reference::{Histogram, Reference};
 pub use sentence_transformer::SentenceTransformerConfig;
 pub use weights::{Tensor, TensorEntry, Weights};
-pub use write::{Existing, ModelFiles, check_destination, write_model};
+pub use write::{Existing, ModelFiles, check_destination, write_file, write_folder, write_model};
 
 #[cfg(test)]
 mod tests;

@@ -10,9 +10,10 @@ use serde_json::{Map, Value};
 
 use crate::kernels::affine::{Granularity, Levels, QParams, QuantizedWeights};
 
-use super::file::{read_in, temporary_sibling};
+use super::file::read_in;
 use super::model_dir::WEIGHTS_FILE;
 use super::packing;
+use super::temporary::Temporary;
 use super::{CheckpointError, MANIFEST_FILE, QuantManifest, QuantizationConfig, Tensor, sentence_transformer};
 
 /// Longest file that is copied from a source folder; the tokenizer of XLM-RoBERTa has 17 MB.
@@ -49,24 +50,35 @@ pub enum Existing {
     Replace,
 }
 
-/// Writes a model folder. It appears complete or not at all: everything is written to a hidden folder beside it,
-/// which is then renamed. The same input gives the same bytes.
+/// Writes a model folder, as [`write_folder`] does. The same input gives the same bytes.
 ///
 /// # Errors
-/// [`CheckpointError`] when the destination is taken, a source file cannot be read, or writing fails; the destination
-/// is then as it was.
+/// As [`write_folder`], and when a source file cannot be read.
 pub fn write_model(destination: &Path, files: &ModelFiles, existing: Existing) -> Result<(), CheckpointError> {
+    write_folder(destination, existing, |folder| write_content(folder, files))
+}
+
+/// Makes a folder of what `write` puts into the folder that it gets. It appears complete or not at all: everything is
+/// written to a hidden folder beside it, which is then renamed. One that a killed process left there is removed.
+///
+/// # Errors
+/// [`CheckpointError`] when the destination is taken, or writing fails; the destination is then as it was.
+pub fn write_folder(
+    destination: &Path,
+    existing: Existing,
+    write: impl FnOnce(&Path) -> Result<(), CheckpointError>,
+) -> Result<(), CheckpointError> {
     check_destination(destination, existing)?;
     let destination = with_file_name(destination)?;
     let parent = destination.parent().unwrap_or(Path::new("/"));
     std::fs::create_dir_all(parent).map_err(CheckpointError::io("create", parent))?;
-    let temporary = temporary_sibling(&destination);
-    std::fs::create_dir(&temporary).map_err(CheckpointError::io("create", &temporary))?;
-    let result = write_content(&temporary, files).and_then(|()| move_into_place(&temporary, &destination));
-    if result.is_err() {
-        let _ = std::fs::remove_dir_all(&temporary);
-    }
-    result
+    let failed = CheckpointError::io("write", &destination);
+    let folder = match Temporary::folder(&destination) {
+        Ok(folder) => folder,
+        Err(e) => return Err(failed(e)),
+    };
+    write(folder.path())?;
+    folder.replace(&destination).map_err(failed)
 }
 
 /// Fails unless `destination` is free, empty, or a model folder that may be replaced; [`write_model`] does the same, so
@@ -135,7 +147,11 @@ fn write_content(folder: &Path, files: &ModelFiles) -> Result<(), CheckpointErro
     Ok(())
 }
 
-fn write_file(folder: &Path, name: &str, content: &[u8]) -> Result<(), CheckpointError> {
+/// Writes a file of a folder, to the disk.
+///
+/// # Errors
+/// [`CheckpointError::Io`].
+pub fn write_file(folder: &Path, name: &str, content: &[u8]) -> Result<(), CheckpointError> {
     let path = folder.join(name);
     let write = || {
         std::fs::create_dir_all(path.parent().unwrap_or(folder))?;
@@ -144,25 +160,6 @@ fn write_file(folder: &Path, name: &str, content: &[u8]) -> Result<(), Checkpoin
         file.sync_all()
     };
     write().map_err(CheckpointError::io("write", &path))
-}
-
-/// Renames the finished folder to its name. What was there before is moved aside first, and back if that fails.
-fn move_into_place(finished: &Path, destination: &Path) -> Result<(), CheckpointError> {
-    let failed = CheckpointError::io("write", destination);
-    // Renaming over an empty folder, or over nothing, needs no preparation.
-    let Err(first) = std::fs::rename(finished, destination) else { return Ok(()) };
-    if !matches!(first.kind(), std::io::ErrorKind::DirectoryNotEmpty | std::io::ErrorKind::AlreadyExists) {
-        return Err(failed(first));
-    }
-    let aside = temporary_sibling(destination);
-    let replace = || {
-        std::fs::rename(destination, &aside)?;
-        std::fs::rename(finished, destination).inspect_err(|_| {
-            let _ = std::fs::rename(&aside, destination);
-        })?;
-        std::fs::remove_dir_all(&aside)
-    };
-    replace().map_err(failed)
 }
 
 /// One tensor as it is stored.

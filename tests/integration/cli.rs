@@ -222,10 +222,13 @@ fn a_pruned_model_is_made_by_one_recipe_and_runs_everywhere() {
         vec!["bench", &model, "--only", "grid", "--cells", "2x8", "--seconds", "0.01"],
         vec!["quantize", &float, &folder("again")],
         vec!["export", &model, &exported, "--format", "onnx"],
+        vec!["export", &model, &exported, "--format", "onnx", "--force"],
     ] {
         let output = octet(&args);
         assert!(output.status.success(), "{args:?}: {}", text(&output.stderr));
     }
+    let taken = octet(&["export", &model, &exported, "--format", "onnx"]);
+    assert!(text(&taken.stderr).contains("exists and is not empty"), "{taken:?}");
     let card = std::fs::read_to_string(Path::new(&model).join("README.md")).unwrap();
     assert!(card.contains("Pruned to 4 of 8 heads and 64 of 128 feed-forward neurons."), "{card}");
     let shown = text(&octet(&["inspect", "tests/goldens/bert-pruned"]).stdout);

@@ -29,6 +29,10 @@ fn import_with(source: &Path, destination: &Path, with: &Path) -> Result<ImportR
     import(source, destination, &options)
 }
 
+fn export_to(source: &Path, destination: &Path, format: ExportFormat) -> Result<(), InterchangeError> {
+    export(&ModelDir::open(source).unwrap(), destination, format, Existing::Refuse)
+}
+
 fn load(folder: &Path, precision: Precision) -> Model {
     Loader::new(kernels(), precision).load("imported", folder).unwrap()
 }
@@ -145,11 +149,18 @@ fn every_foreign_file_keeps_its_integers_and_gives_the_results_of_its_weights() 
     }
 }
 
+/// Copies some files of a folder into another one, which is made when it is not there.
+fn copy(from: &Path, names: &[&str], to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    names.iter().for_each(|name| {
+        std::fs::copy(from.join(name), to.join(name)).unwrap();
+    });
+}
+
 /// A folder with the tokenizer alone.
 fn tokenizer_only(root: &Path, name: &str) -> PathBuf {
     let folder = root.join("companions");
-    std::fs::create_dir(&folder).unwrap();
-    std::fs::copy(Path::new("tests/goldens").join(name).join("tokenizer.json"), folder.join("tokenizer.json")).unwrap();
+    copy(&Path::new("tests/goldens").join(name), &["tokenizer.json"], &folder);
     folder
 }
 
@@ -206,10 +217,7 @@ fn folders_of_other_programs_say_how_to_import_them() {
     let scratch = tempfile::tempdir().unwrap();
     for (file, name) in [("torch-float.bin", "pytorch_model.bin"), ("onnx-relu.onnx", "model.onnx")] {
         let folder = scratch.path().join(name);
-        std::fs::create_dir(&folder).unwrap();
-        for companion in ["config.json", "tokenizer.json"] {
-            std::fs::copy(Path::new("tests/goldens/bert").join(companion), folder.join(companion)).unwrap();
-        }
+        copy(Path::new("tests/goldens/bert"), &["config.json", "tokenizer.json"], &folder);
         std::fs::copy(Path::new(FOREIGN).join(file), folder.join(name)).unwrap();
         let message = Loader::new(kernels(), Precision::Int8).load("m", &folder).err().unwrap().to_string();
         assert!(message.contains(&format!("octet import {} NEW_FOLDER", folder.display())), "{message}");
@@ -261,10 +269,8 @@ fn folders_of_compressed_tensors_give_the_results_of_their_weights() {
     for (name, expected) in folders {
         let scratch = tempfile::tempdir().unwrap();
         let made = Path::new("tests/goldens/compressed").join(name);
-        for file in ["config.json", "model.safetensors"] {
-            std::fs::copy(made.join(file), scratch.path().join(file)).unwrap();
-        }
-        std::fs::copy(golden.join("tokenizer.json"), scratch.path().join("tokenizer.json")).unwrap();
+        copy(&made, &["config.json", "model.safetensors"], scratch.path());
+        copy(golden, &["tokenizer.json"], scratch.path());
         let wanted: Vec<Vec<f32>> = expected["logits"].as_array().unwrap().iter().map(floats).collect();
         let difference =
             |precision| largest_difference(&results(&load(scratch.path(), precision), &cases(golden)), &wanted);
@@ -322,7 +328,7 @@ fn onnx_runtime_gives_the_classes_and_vectors_of_an_exported_model() {
     let scratch = tempfile::tempdir().unwrap();
     let exported = |name: &str| {
         let folder = scratch.path().join(name);
-        export(&ModelDir::open(Path::new(name)).unwrap(), &folder, ExportFormat::Onnx).unwrap();
+        export_to(Path::new(name), &folder, ExportFormat::Onnx).unwrap();
         folder.join("model.onnx")
     };
     let model = load(Path::new("models/sentiment"), Precision::Int8);
@@ -377,7 +383,7 @@ fn onnx_runtime_gives_the_logits_of_every_exported_family() {
     let folders = goldens.map(|name| Path::new("tests/goldens").join(name)).into_iter().chain([imported]);
     for (index, folder) in folders.enumerate() {
         let exported = scratch.path().join(index.to_string());
-        export(&ModelDir::open(&folder).unwrap(), &exported, ExportFormat::Onnx).unwrap();
+        export_to(&folder, &exported, ExportFormat::Onnx).unwrap();
         let model = load(&folder, Precision::Int8);
         let texts = ["the film was good", "a bad market, and a poor team!", "no"];
         let sequences: Vec<_> = texts.iter().map(|t| model.tokenizer.encode(t, None, 64).unwrap()).collect();
@@ -394,7 +400,7 @@ fn a_compressed_tensors_export_is_a_model_with_the_same_integers_and_float_table
     let scratch = tempfile::tempdir().unwrap();
     let folder = scratch.path().join("exported");
     let source = Path::new("models/all-MiniLM-L6-v2");
-    export(&ModelDir::open(source).unwrap(), &folder, ExportFormat::CompressedTensors).unwrap();
+    export_to(source, &folder, ExportFormat::CompressedTensors).unwrap();
     let original = tensors(source);
     for (name, tensor) in tensors(&folder) {
         let (_, wanted) = original.iter().find(|(n, _)| *n == name).unwrap();
@@ -406,12 +412,11 @@ fn a_compressed_tensors_export_is_a_model_with_the_same_integers_and_float_table
     let config: Value = serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
     let ignored = config["quantization_config"]["ignore"].to_string();
     assert!(ignored.contains("pooler") && ignored.contains("word_embeddings"), "{ignored}");
-    let head =
-        export(&ModelDir::open(Path::new("models/sentiment")).unwrap(), &folder, ExportFormat::CompressedTensors);
-    assert!(head.unwrap_err().to_string().contains("a head of Octet"));
-    let pruned = ModelDir::open(Path::new("tests/goldens/bert-pruned")).unwrap();
-    let refused = export(&pruned, &folder, ExportFormat::CompressedTensors).unwrap_err().to_string();
-    assert!(refused.contains("layers of different sizes") && refused.contains("as ONNX"), "{refused}");
+    let refused =
+        |source: &str| export_to(Path::new(source), &folder, ExportFormat::CompressedTensors).unwrap_err().to_string();
+    assert!(refused("models/sentiment").contains("a head of Octet"));
+    let pruned = refused("tests/goldens/bert-pruned");
+    assert!(pruned.contains("layers of different sizes") && pruned.contains("as ONNX"), "{pruned}");
 }
 
 /// Float inputs, several schemes at once, groups and zero points.
@@ -439,12 +444,12 @@ fn a_compressed_tensors_export_of_any_scheme_gives_the_answers_of_its_source() {
     let options = QuantizeOptions { recipe: Recipe::named("binary").unwrap(), ..QuantizeOptions::new("golden") };
     quantize(&ModelDir::open(source).unwrap(), &binary, &options, |_, _| {}).unwrap();
     let refused = scratch.path().join("refused");
-    let error = export(&ModelDir::open(&binary).unwrap(), &refused, ExportFormat::CompressedTensors).unwrap_err();
+    let error = export_to(&binary, &refused, ExportFormat::CompressedTensors).unwrap_err();
     assert!(error.to_string().contains("binary") && !refused.exists(), "{error}");
 }
 
 fn same_after_export(source: &Path, exported: &Path) {
-    export(&ModelDir::open(source).unwrap(), exported, ExportFormat::CompressedTensors).unwrap();
+    export_to(source, exported, ExportFormat::CompressedTensors).unwrap();
     let rows = |folder: &Path| {
         let model = load(folder, Precision::Int8);
         let encode = |text: &str| model.tokenizer.encode(text, None, 64).unwrap();

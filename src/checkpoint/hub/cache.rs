@@ -12,7 +12,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use super::super::CheckpointError;
-use super::super::file::{temporary_sibling, write_atomic};
+use super::super::temporary::{GROWING, sibling, write_atomic};
 use super::model_id::ModelId;
 
 /// The cached part of one model repository.
@@ -80,7 +80,7 @@ impl Repository {
         let path = self.snapshot(commit).join(name);
         create_parent(&path)?;
         let up = "../".repeat(2 + name.matches('/').count());
-        let temporary = temporary_sibling(&path);
+        let temporary = sibling(&path, GROWING);
         symlink(format!("{up}blobs/{etag}"), &temporary).map_err(CheckpointError::io("link", &path))?;
         std::fs::rename(&temporary, &path).map_err(CheckpointError::io("link", &path))
     }

@@ -1,6 +1,5 @@
 //! Files from `{endpoint}/{id}/resolve/{revision}/{file}`, as `huggingface_hub/file_download.py` gets them.
 
-use std::fs::File;
 use std::io::{Read, Write};
 use std::time::Duration;
 
@@ -9,7 +8,8 @@ use ureq::Agent;
 use ureq::http::{HeaderMap, Response, Uri};
 
 use super::super::CheckpointError;
-use super::super::file::{hex, temporary_sibling};
+use super::super::file::hex;
+use super::super::temporary::Temporary;
 use super::cache::{Repository, is_commit};
 use super::model_id::ModelId;
 use super::{HubError, HubSettings, Progress};
@@ -128,9 +128,8 @@ impl<'a> Client<'a> {
         if answer.size.is_some_and(|size| size > limit) {
             return Err(too_long());
         }
-        let temporary = Temporary(temporary_sibling(&repository.blob("download")?));
-        let path = &temporary.0;
-        let mut file = File::create_new(path).map_err(CheckpointError::io("create", path))?;
+        let path = repository.blob("download")?;
+        let mut temporary = Temporary::file(&path).map_err(CheckpointError::io("create", &path))?;
         let mut body = answer.response.into_body().into_reader();
         let (mut hasher, mut received, mut piece) = (Sha256::new(), 0u64, vec![0u8; PIECE_BYTES]);
         progress(Progress { file: name, received, total: answer.size });
@@ -146,7 +145,7 @@ impl<'a> Client<'a> {
                 return Err(too_long());
             }
             hasher.update(&piece[..n]);
-            file.write_all(&piece[..n]).map_err(CheckpointError::io("write", path))?;
+            temporary.file.write_all(&piece[..n]).map_err(CheckpointError::io("write", &path))?;
             progress(Progress { file: name, received, total: answer.size });
         }
         if let Some(size) = answer.size.filter(|size| *size != received) {
@@ -158,10 +157,10 @@ impl<'a> Client<'a> {
         if let Some(expected) = answer.etag.as_ref().filter(|etag| is_sha256(etag) && **etag != sha256) {
             return Err(self.damaged(name, format!("its sha256 is {sha256}, the hub announced {expected}")));
         }
-        file.sync_all().map_err(CheckpointError::io("write", path))?;
+        temporary.file.sync_all().map_err(CheckpointError::io("write", &path))?;
         let etag = answer.etag.unwrap_or(sha256);
         let blob = repository.blob(&etag)?;
-        std::fs::rename(path, &blob).map_err(CheckpointError::io("write", &blob))?;
+        temporary.rename(&blob).map_err(CheckpointError::io("write", &blob))?;
         Ok(etag)
     }
 
@@ -240,15 +239,6 @@ impl<'a> Client<'a> {
 
     fn damaged(&self, name: &str, reason: String) -> HubError {
         HubError::Damaged { id: self.id.to_string(), file: name.into(), reason }
-    }
-}
-
-/// A file that is removed when it was not renamed.
-struct Temporary(std::path::PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
     }
 }
 

@@ -10,7 +10,8 @@ use serde_json::json;
 
 use crate::architectures::{self, Architecture, HeadSpec, Pooling};
 use crate::checkpoint::{
-    Existing, LayerConfig, ModelDir, ModelFiles, QuantizationConfig, QuantizationGroup, Tensor, Weights, write_model,
+    Existing, LayerConfig, ModelDir, ModelFiles, QuantizationConfig, QuantizationGroup, Tensor, Weights, write_file,
+    write_folder, write_model,
 };
 use crate::kernels::affine::{Inputs, Levels, Scheme, quantize_weights};
 
@@ -26,14 +27,19 @@ pub enum ExportFormat {
     CompressedTensors,
 }
 
-/// Writes the model of `source` into the new folder `destination`.
+/// Writes the model of `source` into the folder `destination`.
 ///
 /// # Errors
 /// [`InterchangeError`] when the destination is taken, or the format has no place for something that the model has.
-pub fn export(source: &ModelDir, destination: &Path, format: ExportFormat) -> Result<(), InterchangeError> {
+pub fn export(
+    source: &ModelDir,
+    destination: &Path,
+    format: ExportFormat,
+    existing: Existing,
+) -> Result<(), InterchangeError> {
     match format {
-        ExportFormat::Onnx => export_onnx(source, destination),
-        ExportFormat::CompressedTensors => export_compressed_tensors(source, destination),
+        ExportFormat::Onnx => export_onnx(source, destination, existing),
+        ExportFormat::CompressedTensors => export_compressed_tensors(source, destination, existing),
     }
 }
 
@@ -62,7 +68,7 @@ fn metadata(source: &ModelDir, architecture: &Architecture, head: Option<&HeadSp
     entries
 }
 
-fn export_onnx(source: &ModelDir, destination: &Path) -> Result<(), InterchangeError> {
+fn export_onnx(source: &ModelDir, destination: &Path, existing: Existing) -> Result<(), InterchangeError> {
     let mut weights = source.encoder().weights()?;
     let architecture = describe(source.encoder(), &weights)?;
     let mut own = source.is_head_only().then(|| source.weights()).transpose()?;
@@ -92,32 +98,18 @@ fn export_onnx(source: &ModelDir, destination: &Path) -> Result<(), InterchangeE
         ("config.json", serde_json::to_vec_pretty(&config).expect("a JSON object can be written")),
         ("tokenizer.json", tokenizer),
     ];
-    write_folder(destination, &files)
-}
-
-/// Writes a new folder; it appears complete or not at all.
-fn write_folder(destination: &Path, files: &[(&str, Vec<u8>)]) -> Result<(), InterchangeError> {
-    if destination.exists() {
-        return Err(InterchangeError::refused(destination, "exists; choose another folder"));
-    }
-    let name = destination.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = destination.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
-    std::fs::create_dir_all(&temporary).map_err(InterchangeError::io("write", &temporary))?;
-    let write = || {
-        for (name, content) in files {
-            std::fs::write(temporary.join(name), content)?;
-        }
-        std::fs::rename(&temporary, destination)
-    };
-    write().map_err(|e| {
-        let _ = std::fs::remove_dir_all(&temporary);
-        InterchangeError::io("write", destination)(e)
-    })
+    Ok(write_folder(destination, existing, |folder| {
+        files.iter().try_for_each(|(name, content)| write_file(folder, name, content))
+    })?)
 }
 
 /// Transformers loads integers for linear layers only: tables become f32, and modules that its classes have but the
 /// folder has not (poolers) are named among those that stay float.
-fn export_compressed_tensors(source: &ModelDir, destination: &Path) -> Result<(), InterchangeError> {
+fn export_compressed_tensors(
+    source: &ModelDir,
+    destination: &Path,
+    existing: Existing,
+) -> Result<(), InterchangeError> {
     if source.config().octet.is_some() {
         let reason = "a head of Octet, which no class of Transformers has; export its encoder, or the whole as ONNX";
         return Err(InterchangeError::refused(source.path(), reason));
@@ -179,5 +171,5 @@ fn export_compressed_tensors(source: &ModelDir, destination: &Path) -> Result<()
         copy_from: Some(source.path()),
         ..ModelFiles::default()
     };
-    Ok(write_model(destination, &files, Existing::Refuse)?)
+    Ok(write_model(destination, &files, existing)?)
 }
