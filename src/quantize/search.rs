@@ -106,16 +106,23 @@ pub fn steps_within(modules: &[Vec<Choice>], start: &[usize], steps: &[Step], bu
     (0..=steps.len()).find(|count| budget.allows(&cost(modules, &after(start, steps, *count))))
 }
 
-/// Takes back the step that lost most among those that a module took last; none when no step is left.
-fn without_worst(modules: &[Vec<Choice>], start: &[usize], steps: &mut Vec<Step>) -> Option<Step> {
+/// Takes back the step that lost most among those that a module took last and that `may` go, which is asked with what
+/// is then left; none when there is no such step.
+fn without_worst(
+    modules: &[Vec<Choice>],
+    start: &[usize],
+    steps: &mut Vec<Step>,
+    may: impl Fn(&[Step]) -> bool,
+) -> Option<Step> {
     let loss = |step: &Step| modules[step.module][step.choice].loss;
     let before = |index: usize| {
         let earlier = steps[..index].iter().rev().find(|other| other.module == steps[index].module);
         earlier.map_or(modules[steps[index].module][start[steps[index].module]].loss, loss)
     };
     let is_last = |index: usize| !steps[index + 1..].iter().any(|other| other.module == steps[index].module);
+    let may_go = |index: &usize| is_last(*index) && may(&[&steps[..*index], &steps[index + 1..]].concat());
     let lost = |index: &usize| loss(&steps[*index]) - before(*index);
-    let worst = (0..steps.len()).filter(|i| is_last(*i)).max_by(|a, b| lost(a).total_cmp(&lost(b)))?;
+    let worst = (0..steps.len()).filter(may_go).max_by(|a, b| lost(a).total_cmp(&lost(b)))?;
     Some(steps.remove(worst))
 }
 
@@ -134,8 +141,9 @@ pub struct Found {
 
 /// Searches an assignment, measuring candidates end to end with `verify`, which gives their agreement.
 ///
-/// With a budget: the most accurate assignment within it; below `min_agreement`, the worst steps are taken back until
-/// the bound holds. Without: the smallest assignment that keeps `min_agreement`, by bisection of the path. None when
+/// With a budget: the most accurate assignment within it, which is the path up to there without the steps that the last
+/// one, which may save much more than is missing, makes needless; below `min_agreement`, the worst steps are taken back
+/// until the bound holds. Without: the smallest assignment that keeps `min_agreement`, by bisection of the path. None when
 /// not even the cheapest assignment keeps the budget.
 ///
 /// # Errors
@@ -163,13 +171,16 @@ pub fn search<E>(
     }
     let Some(count) = steps_within(modules, &start, &steps, budget) else { return Ok(None) };
     let mut taken = steps[..count].to_vec();
-    let mut agreement = verify(&after(&start, &taken, count))?;
-    while agreement < min_agreement && without_worst(modules, &start, &mut taken).is_some() {
+    let keeps_budget = |left: &[Step]| budget.allows(&cost(modules, &after(&start, left, left.len())));
+    while without_worst(modules, &start, &mut taken, keeps_budget).is_some() {}
+    let needed = taken.len();
+    let mut agreement = verify(&after(&start, &taken, needed))?;
+    while agreement < min_agreement && without_worst(modules, &start, &mut taken, |_| true).is_some() {
         agreement = verify(&after(&start, &taken, taken.len()))?;
     }
     let assignment = after(&start, &taken, taken.len());
     let within_budget = budget.allows(&cost(modules, &assignment));
-    Ok(Some(Found { assignment, agreement, reverted: count - taken.len(), within_budget }))
+    Ok(Some(Found { assignment, agreement, reverted: needed - taken.len(), within_budget }))
 }
 
 #[cfg(test)]
@@ -280,6 +291,29 @@ mod tests {
         assert!(found.assignment[2] == 0 && found.agreement == 1.0 && found.reverted > 0, "{found:?}");
         let impossible = Budget { bytes: Some(1), seconds: None };
         assert_eq!(search(&modules, &impossible, 0.5, additive(&modules)).unwrap(), None);
+    }
+
+    #[test]
+    fn steps_that_a_large_one_makes_needless_are_not_taken() {
+        // The large table loses most per byte, so it comes last, and alone it saves enough.
+        let modules = vec![
+            vec![choice(40, 0.0), choice(20, 0.1)],
+            vec![choice(40, 0.0), choice(20, 0.05)],
+            vec![choice(400, 0.0), choice(200, 2.0)],
+        ];
+        let budget = Budget { bytes: Some(285), seconds: None };
+        let (start, steps) = path(&modules, &budget);
+        assert_eq!(after(&start, &steps, steps_within(&modules, &start, &steps, &budget).unwrap()), [1, 1, 1]);
+        let found = search(&modules, &budget, -9.0, additive(&modules)).unwrap().unwrap();
+        assert_eq!((found.assignment, found.reverted, found.within_budget), (vec![0, 0, 1], 0, true));
+        for seed in 0..20 {
+            let modules = random_modules(seed);
+            let budget = Budget { bytes: Some(cost(&modules, &[0; 5]).bytes / 5), seconds: None };
+            let (start, steps) = path(&modules, &budget);
+            let count = steps_within(&modules, &start, &steps, &budget).unwrap();
+            let found = search(&modules, &budget, -9.0, additive(&modules)).unwrap().unwrap();
+            assert!(found.within_budget && found.agreement >= 1.0 - cost(&modules, &after(&start, &steps, count)).loss);
+        }
     }
 
     #[test]
