@@ -6,7 +6,6 @@
 
 mod axis;
 mod bars;
-mod bubbles;
 mod distribution;
 mod frame;
 mod heat_map;
@@ -17,7 +16,6 @@ mod points;
 
 pub use axis::Scale;
 pub use bars::{BarSeries, Bars};
-pub use bubbles::{Bubble, Bubbles};
 pub use distribution::Distribution;
 pub use heat_map::HeatMap;
 pub use intervals::{IntervalRow, Intervals};

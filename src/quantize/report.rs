@@ -196,11 +196,13 @@ impl Report {
             group: usize::from(tried.chosen),
             x,
             y: tried.agreement,
+            ..Point::default()
         };
         let figure = |title: &str, x_label: &str, points: Vec<Point>| {
             let figure = Points {
                 title: title.into(),
                 x_label: x_label.into(),
+                x_scale: Scale::Span,
                 groups: vec!["tried".into(), "chosen".into()],
                 points,
                 limit: self.min_agreement.map(|bound| (bound, "bound".into())),

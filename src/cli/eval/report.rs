@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::cli::machine;
 use crate::cli::section::Section;
 use crate::eval::interval::Interval;
-use crate::plot::{Block, Bubble, Bubbles, Page, Scale};
+use crate::plot::{Block, Page, Point, Points};
 
 use super::{Arena, Found, Measured};
 
@@ -99,27 +99,27 @@ impl fmt::Display for Report {
 /// Size against quality against latency; none when the models have no quality that can be told by one figure.
 fn quality_and_cost(arena: &Arena<'_>, results: &[Measured], sections: &[Section], main: &str) -> Option<String> {
     let cost = &sections.iter().find(|s| s.key == "cost")?.rows;
-    let bubble = |index: usize| {
+    let point = |index: usize| {
         let (quality, interval) = results[index].main?;
         let latency = cost[index]["latency_p50_seconds"].as_f64();
-        Some(Bubble {
-            name: arena.name(index).to_string(),
+        let time = latency.map_or(String::new(), |seconds| format!(", {:.2} ms", 1e3 * seconds));
+        Some(Point {
+            name: format!("{}{time}", arena.name(index)),
+            group: index,
             x: cost[index]["weight_bytes"].as_f64()? / 1e6,
             y: 100.0 * quality,
             interval: interval.map(|i| (100.0 * i.low, 100.0 * i.high)),
             size: latency,
-            note: latency.map_or(String::new(), |seconds| format!("{:.2} ms", 1e3 * seconds)),
         })
     };
-    let bubbles: Vec<Bubble> = (0..results.len()).filter_map(bubble).collect();
-    let chart = Bubbles {
+    let points: Vec<Point> = (0..results.len()).filter_map(point).collect();
+    let chart = Points {
         title: format!("Upwards: {main} in %, with its 95 % interval. To the right: size. Area: time of one text"),
         x_label: "MB of weights in memory".into(),
-        x_scale: Scale::Linear,
-        y_scale: Scale::Span,
-        bubbles,
+        points,
+        ..Points::default()
     };
-    (!chart.bubbles.is_empty()).then(|| chart.svg())
+    (!chart.points.is_empty()).then(|| chart.svg())
 }
 
 /// `0.7196`.
