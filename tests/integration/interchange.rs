@@ -8,7 +8,7 @@ use octet::architectures::RaggedBatch;
 use octet::checkpoint::{Existing, ModelDir, Tensor};
 use octet::interchange::{ExportFormat, ImportOptions, ImportReport, InterchangeError, export, import};
 use octet::pipelines::{Loader, Model, Precision, SequenceModel};
-use octet::quantize::{QuantizeOptions, Recipe, quantize};
+use octet::quantize::{QuantizeOptions, Recipe, parse_scheme, quantize};
 use octet::text::Encoding;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -378,9 +378,13 @@ fn onnx_runtime_gives_the_logits_of_every_exported_family() {
     let imported = scratch.path().join("imported");
     let golden = Path::new("tests/goldens/bert-classify");
     import_with(&Path::new(FOREIGN).join("onnx-dynamic-tensor.onnx"), &imported, golden).unwrap();
+    let grouped = scratch.path().join("grouped");
+    let recipe = Recipe { embeddings: parse_scheme("int4-asymmetric-group16").unwrap(), ..Recipe::default() };
+    let options = QuantizeOptions { recipe, ..QuantizeOptions::new("golden") };
+    quantize(&ModelDir::open(golden).unwrap(), &grouped, &options, |_, _| {}).unwrap();
     let goldens =
         ["bert-classify", "bert-pruned", "distilbert-multilabel", "roberta-classify", "xlm-roberta-regression"];
-    let folders = goldens.map(|name| Path::new("tests/goldens").join(name)).into_iter().chain([imported]);
+    let folders = goldens.map(|name| Path::new("tests/goldens").join(name)).into_iter().chain([imported, grouped]);
     for (index, folder) in folders.enumerate() {
         let exported = scratch.path().join(index.to_string());
         export_to(&folder, &exported, ExportFormat::Onnx).unwrap();

@@ -122,7 +122,9 @@ impl Builder {
         }
         // As many heads as there are: layers may have lost some.
         self.graph.share_int64s("split_heads", &[4], &[0, 0, -1, spec.head_dim as i64]);
-        self.graph.share_int64s("join_heads", &[3], &[0, 0, -1]);
+        // One row for each token of a batch, and for each position.
+        self.graph.share_int64s("token_rows", &[3], &[0, 0, -1]);
+        self.graph.share_int64s("position_rows", &[2], &[0, -1]);
         self.graph.share_int64s("axes_1_2", &[2], &[1, 2]);
         self.graph.share_int64s("axis_last", &[1], &[-1]);
         self.graph.share_int64s("axis_1", &[1], &[1]);
@@ -141,17 +143,17 @@ impl Builder {
 
     fn embeddings(&mut self, architecture: &Architecture, weights: &mut Weights) -> Result<String, Failure> {
         let (spec, names) = (&architecture.spec, &architecture.encoder);
-        let mut sum = self.lookup(&names.word_embeddings, "input_ids", spec, weights)?;
+        let mut sum = self.lookup(&names.word_embeddings, "input_ids", "token_rows", spec, weights)?;
         let shape = self.node("Shape", &["input_ids"]);
         let tokens = self.graph.node("Gather", &[&shape, "i1"], &[("axis", Attribute::Int(0))]);
         let mut positions = self.node("Range", &["i0", &tokens, "i1"]);
         if spec.position_offset > 0 {
             positions = self.node("Add", &[&positions, "first_position"]);
         }
-        let position = self.lookup(&names.position_embeddings, &positions, spec, weights)?;
+        let position = self.lookup(&names.position_embeddings, &positions, "position_rows", spec, weights)?;
         sum = self.node("Add", &[&sum, &position]);
         if let Some(table) = &names.token_type_embeddings {
-            let types = self.lookup(table, "token_type_ids", spec, weights)?;
+            let types = self.lookup(table, "token_type_ids", "token_rows", spec, weights)?;
             sum = self.node("Add", &[&sum, &types]);
         }
         self.norm(&names.embedding_norm, &sum, spec, weights, None)
@@ -167,11 +169,12 @@ impl Builder {
         })
     }
 
-    /// Rows of a table, in f32.
+    /// Rows of a table, in f32; `joined` is the shape of the ids with a row for each.
     fn lookup(
         &mut self,
         table: &TableName,
         ids: &str,
+        joined: &str,
         spec: &EncoderSpec,
         weights: &mut Weights,
     ) -> Result<String, Failure> {
@@ -183,19 +186,26 @@ impl Builder {
                 Ok(self.graph.node("Gather", &[&table, ids], &axis))
             }
             Tensor::Quantized(q) => {
-                check_rows(name, &q)?;
-                let table = self.graph.int8s(name, &dims, &q.values);
-                let rows = self.graph.node("Gather", &[&table, ids], &axis);
+                // A row of groups is a small matrix, which ends as a row.
+                let groups = q.groups();
+                let parameters = |of: &dyn Fn(usize, usize) -> f32| -> Vec<f32> {
+                    (0..table.rows).flat_map(|row| (0..groups).map(move |group| of(row, group))).collect()
+                };
+                let shape = [table.rows, groups, 1];
+                let integers = self.graph.int8s(name, &[table.rows, groups, spec.hidden_size / groups], &q.values);
+                let rows = self.graph.node("Gather", &[&integers, ids], &axis);
                 let mut rows = self.graph.node("Cast", &[&rows], &[("to", Attribute::Int(DataType::Float as i64))]);
                 if !q.zero_point.is_empty() {
-                    let zeros: Vec<f32> = (0..q.shape[0]).map(|r| q.zero_point_of(r, 0) as f32).collect();
-                    let zeros = self.graph.floats(&format!("{name}_zero_point"), &[zeros.len(), 1], &zeros);
+                    let zeros = parameters(&|row, group| q.zero_point_of(row, group) as f32);
+                    let zeros = self.graph.floats(&format!("{name}_zero_point"), &shape, &zeros);
                     let zeros = self.graph.node("Gather", &[&zeros, ids], &axis);
                     rows = self.node("Sub", &[&rows, &zeros]);
                 }
-                let scales = self.graph.floats(&format!("{name}_scale"), &[q.shape[0], 1], &q.row_scales());
+                let scales = parameters(&|row, group| q.scale_of(row, group));
+                let scales = self.graph.floats(&format!("{name}_scale"), &shape, &scales);
                 let scales = self.graph.node("Gather", &[&scales, ids], &axis);
-                Ok(self.node("Mul", &[&rows, &scales]))
+                let scaled = self.node("Mul", &[&rows, &scales]);
+                Ok(self.node("Reshape", &[&scaled, joined]))
             }
         }
     }
@@ -346,7 +356,7 @@ impl Builder {
         let shares = self.graph.node("Softmax", &[&scores], &[("axis", Attribute::Int(-1))]);
         let context = self.node("MatMul", &[&shares, &value]);
         let context = self.graph.node("Transpose", &[&context], &[("perm", Attribute::Ints(&[0, 2, 1, 3]))]);
-        let context = self.node("Reshape", &[&context, "join_heads"]);
+        let context = self.node("Reshape", &[&context, "token_rows"]);
         let attended = self.linears(weights, &context, &[&names.attention_output])?.remove(0);
         let sum = self.node("Add", &[&attended, hidden]);
         let middle = self.norm(&names.attention_norm, &sum, spec, weights, None)?;
@@ -442,7 +452,7 @@ fn transpose<T: Copy>(values: &[T], [rows, columns]: [usize; 2]) -> Vec<T> {
     (0..columns).flat_map(|c| (0..rows).map(move |r| values[r * columns + c])).collect()
 }
 
-/// Groups within a row have no node that multiplies them in integers.
+/// Groups within a row of a matrix have no node that multiplies them in integers.
 fn check_rows(name: &str, q: &QuantizedWeights) -> Result<(), Failure> {
     match q.groups() {
         1 => Ok(()),
