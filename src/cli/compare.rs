@@ -12,12 +12,14 @@ use crate::kernels::Kernels;
 use crate::kernels::affine::Scheme;
 use crate::pipelines::{ClassifyInput, Loader, Precision};
 use crate::quantize::observers::ObserverKind;
-use crate::quantize::{CalibrateOptions, Calibration, Judge, Original, parse_scheme};
+use crate::quantize::{
+    CalibrateOptions, Calibration, Forms, Judge, Original, Recipe, Rounding, Workbench, parse_scheme,
+};
 
 use super::columns::TextColumnArgs;
 use super::{model_folder, progress};
 
-/// A float model and texts.
+/// A float model, texts, and the forms that its layers are tried in.
 #[derive(Args)]
 pub(super) struct Compared {
     /// Float model: a folder, or a hub id such as org/name
@@ -31,6 +33,14 @@ pub(super) struct Compared {
     /// Most texts, evenly spaced over the file
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub(super) texts: usize,
+    /// Forms that layers are tried in, separated by commas
+    #[arg(
+        long,
+        value_name = "SCHEMES",
+        default_value = "float,int8,int4-group32,int4,ternary,binary",
+        value_delimiter = ','
+    )]
+    forms: Vec<String>,
     #[command(flatten)]
     columns: TextColumnArgs,
 }
@@ -45,11 +55,11 @@ impl Compared {
     pub(super) fn judge(&self, original: &Original, kernels: (Kernels, usize), count: usize) -> anyhow::Result<Judge> {
         judge(original, self.head.as_deref(), &sample(&self.data, &self.columns.columns(), count)?, kernels)
     }
-}
 
-/// The forms that `--forms` names.
-pub(super) fn forms(names: &[String]) -> anyhow::Result<Vec<Option<Scheme>>> {
-    names.iter().map(|name| parse_scheme(name).map_err(anyhow::Error::msg).context("--forms")).collect()
+    /// The forms that `--forms` names.
+    pub(super) fn forms(&self) -> anyhow::Result<Vec<Option<Scheme>>> {
+        self.forms.iter().map(|name| parse_scheme(name).map_err(anyhow::Error::msg).context("--forms")).collect()
+    }
 }
 
 /// At most `count` texts or pairs of texts of a file, evenly spaced over it.
@@ -87,6 +97,23 @@ pub(super) fn judge(
     })?;
     bar.finish_and_clear();
     Ok(judge)
+}
+
+/// Every form of every layer, each measured alone on the judge's texts, and what was seen there to enter the layers.
+pub(super) fn workbench<'a>(
+    original: &'a Original<'a>,
+    judge: &Judge,
+    forms: &Forms,
+    rounding: Rounding,
+    kernels: (Kernels, usize),
+) -> anyhow::Result<(Workbench<'a>, Calibration)> {
+    let calibration = calibrated(original, judge, rounding == Rounding::Gptq, ObserverKind::default())?;
+    let base = Recipe { rounding, ..Recipe::default() };
+    let bar = progress::bar(original.modules.len(), "one at a time");
+    let told = |done: usize| bar.set_position(done as u64);
+    let bench = Workbench::new(original, judge, forms, &base, Some(&calibration), kernels, told)?;
+    bar.finish_and_clear();
+    Ok((bench, calibration))
 }
 
 /// What enters the layers of the float model on the judge's texts.

@@ -7,9 +7,9 @@ use clap::Args;
 use serde_json::json;
 
 use crate::checkpoint::ModelDir;
-use crate::quantize::{Forms, Original, Recipe, Rounding, Verdict, Workbench, scheme_name};
+use crate::quantize::{Forms, Original, Rounding, Verdict, scheme_name};
 
-use super::compare::{Compared, calibrated, forms};
+use super::compare::{Compared, workbench};
 use super::table::Table;
 use super::{Common, kernels, machine, progress, threads};
 
@@ -25,14 +25,6 @@ use super::{Common, kernels, machine, progress, threads};
 pub(super) struct SensitivityArgs {
     #[command(flatten)]
     compared: Compared,
-    /// Forms to try, separated by commas
-    #[arg(
-        long,
-        value_name = "SCHEMES",
-        default_value = "int8,int4-group32,int4,ternary,binary",
-        value_delimiter = ','
-    )]
-    forms: Vec<String>,
     /// How weights are rounded: nearest, search, or gptq
     #[arg(long, default_value = "nearest")]
     rounding: Rounding,
@@ -47,15 +39,9 @@ pub(super) fn run(args: SensitivityArgs, common: &Common) -> anyhow::Result<()> 
     let source = ModelDir::open(&args.compared.folder(&settings)?)?;
     let original = Original::load(&source)?;
     let judge = args.compared.judge(&original, (kernels, threads), args.compared.texts)?;
-    let calibration = calibrated(&original, &judge, args.rounding == Rounding::Gptq, Default::default())?;
-    let forms = forms(&args.forms)?;
+    let forms = args.compared.forms()?;
     let forms = Forms { matrices: forms.clone(), tables: forms };
-    let base = Recipe { rounding: args.rounding, ..Recipe::default() };
-
-    let bar = progress::bar(original.modules.len(), "one at a time");
-    let told = |done: usize| bar.set_position(done as u64);
-    let bench = Workbench::new(&original, &judge, &forms, &base, Some(&calibration), (kernels, threads), told)?;
-    bar.finish_and_clear();
+    let (bench, _) = workbench(&original, &judge, &forms, args.rounding, (kernels, threads))?;
     let bar = progress::bar(original.modules.len(), "back to float");
     let (all, spared) = original.spared(&judge, (kernels, threads), |done| bar.set_position(done as u64))?;
     bar.finish_and_clear();

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
 
 use crate::checkpoint::ModelDir;
@@ -11,7 +11,7 @@ use crate::quantize::report::{Report, Tried};
 use crate::quantize::search::Budget;
 use crate::quantize::{Forms, Original, Recipe, Rounding, TuneOptions, Workbench, scheme_name};
 
-use super::compare::{Compared, calibrated, forms};
+use super::compare::{Compared, workbench};
 use super::table::{Table, megabytes};
 use super::{Common, kernels, progress, threads};
 
@@ -42,14 +42,6 @@ pub(super) struct TuneArgs {
     /// quality.min_agreement]
     #[arg(long, value_name = "SHARE")]
     min_agreement: Option<f64>,
-    /// Forms that layers may take, separated by commas; tables take those but ternary and binary
-    #[arg(
-        long,
-        value_name = "SCHEMES",
-        default_value = "float,int8,int4-group32,int4,ternary,binary",
-        value_delimiter = ','
-    )]
-    forms: Vec<String>,
     /// How weights are rounded: nearest, search, or gptq
     #[arg(long, default_value = "gptq")]
     rounding: Rounding,
@@ -60,6 +52,9 @@ pub(super) struct TuneArgs {
     #[arg(long, value_name = "FILE", default_value = "recipe.toml")]
     out: PathBuf,
     /// Write everything as one HTML page
+    /// Replace the file of --out
+    #[arg(long)]
+    force: bool,
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
 }
@@ -69,19 +64,19 @@ pub(super) fn run(args: TuneArgs, common: &Common) -> anyhow::Result<()> {
     let (kernels, threads) = (kernels(&settings)?, threads(&settings));
     let min_agreement = args.min_agreement.unwrap_or(settings.quality.min_agreement.value());
     let source = ModelDir::open(&args.compared.folder(&settings)?)?;
+    let matrices = args.compared.forms()?;
+    ensure!(
+        args.force || !args.out.exists(),
+        "{}: exists; write to another file with --out, or replace it with --force",
+        args.out.display()
+    );
     let original = Original::load(&source)?;
     let judge = args.compared.judge(&original, (kernels, threads), args.compared.texts)?;
     let probing = args.compared.judge(&original, (kernels, threads), args.compared.texts.min(PROBED_TEXTS))?;
-    let calibration = calibrated(&original, &probing, args.rounding == Rounding::Gptq, Default::default())?;
 
-    let matrices = forms(&args.forms)?;
     let keeps_rows_apart = |form: &&Option<Scheme>| form.is_none_or(|scheme| scheme.levels.may_be_asymmetric());
     let forms = Forms { tables: matrices.iter().filter(keeps_rows_apart).copied().collect(), matrices };
-    let base = Recipe { rounding: args.rounding, ..Recipe::default() };
-    let bar = progress::bar(original.modules.len(), "one at a time");
-    let told = |done: usize| bar.set_position(done as u64);
-    let bench = Workbench::new(&original, &probing, &forms, &base, Some(&calibration), (kernels, threads), told)?;
-    bar.finish_and_clear();
+    let (bench, calibration) = workbench(&original, &probing, &forms, args.rounding, (kernels, threads))?;
 
     let mut tried = Vec::new();
     for scheme in forms.matrices.iter().copied() {

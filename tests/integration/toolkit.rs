@@ -292,7 +292,9 @@ fn a_budget_that_cannot_be_kept_writes_no_recipe() {
         [&["--max-size", "1kB"][..], &["--max-size", "40kB", "--min-agreement", "1"], &["--max-latency", "1us"]]
     {
         let args = ["tune", FLOAT, "--data", TEXTS, "--texts", "60", "--rounding", "nearest", "--out", path(&recipe)];
-        let output = octet(&[&args[..], &["--forms", "float,int8,binary"], budget].concat());
+        let kept = octet(&[&args[..], budget].concat());
+        assert!(String::from_utf8_lossy(&kept.stderr).contains("recipe.toml: exists"), "{kept:?}");
+        let output = octet(&[&args[..], &["--forms", "float,int8,binary", "--force"], budget].concat());
         let message = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && message.contains("budget"), "{budget:?}: {message}");
         assert_eq!(std::fs::read_to_string(&recipe).unwrap(), "mine", "{budget:?}");
