@@ -8,6 +8,7 @@ use crate::checkpoint::{Existing, ModelDir};
 use crate::interchange::{ImportOptions, import};
 
 use super::ensure_apart;
+use super::{as_model, ensure_apart};
 use super::table::megabytes;
 
 /// Make a model folder from a model of another program.
@@ -52,6 +53,7 @@ pub(super) fn run(args: ImportArgs) -> anyhow::Result<()> {
         megabytes(bytes)
     );
     match report.integers {
+    let model = as_model(&args.destination);
         0 => println!("next: octet quantize {place} DST, or octet serve --model {place}"),
         _ => println!("next: octet eval {place} --data labelled.jsonl, octet serve --model {place}"),
     }

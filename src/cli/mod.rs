@@ -146,7 +146,12 @@ fn model_folder(model: &str, settings: &Settings) -> anyhow::Result<PathBuf> {
     }
     // A name in models_dir and a path are never taken for a hub id: nothing must be fetched because of a typing error.
     if let Ok(name) = Path::new(model).strip_prefix(models_dir) {
-        bail!("no folder \"{}\" in \"{}\" (engine.models_dir)", name.display(), models_dir.display());
+        let here = if name.is_dir() {
+            format!("; the one that is here is called ./{}", name.display())
+        } else {
+            String::new()
+        };
+        bail!("no folder \"{}\" in \"{}\" (engine.models_dir){here}", name.display(), models_dir.display());
     }
     if !model.contains('/') || model.starts_with(['.', '/']) {
         bail!("{model}: no such folder; give a model folder, or a hub id such as org/name");
@@ -159,6 +164,12 @@ fn model_folder(model: &str, settings: &Settings) -> anyhow::Result<PathBuf> {
     });
     bar.finish_and_clear();
     folder.with_context(|| format!("model {model}"))
+}
+
+/// A folder as `--model` takes it, which looks a name without a path up in `engine.models_dir`.
+fn as_model(folder: &Path) -> String {
+    let text = folder.display().to_string();
+    if text.contains('/') { text } else { format!("./{text}") }
 }
 
 /// Refuses a destination that is, holds or lies in a folder that is read: replacing it would destroy the source.
@@ -212,6 +223,13 @@ mod tests {
         assert!(apart(&scratch.path().join("other")).is_ok(), "a sibling that is not there yet");
         for taken in [source.clone(), scratch.path().to_path_buf(), source.join("new"), source.join("new/er")] {
             assert!(apart(&taken).unwrap_err().to_string().contains("another folder"), "{}", taken.display());
+        }
+    }
+
+    #[test]
+    fn what_is_said_to_be_served_next_can_be_served() {
+        for (folder, said) in [("new", "./new"), ("./new", "./new"), ("models/new", "models/new"), ("/new", "/new")] {
+            assert_eq!(as_model(Path::new(folder)), said);
         }
     }
 

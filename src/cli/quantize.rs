@@ -18,7 +18,7 @@ use super::columns::TextColumnArgs;
 use super::compare::{calibrated, judge, sample};
 use super::gate::bound;
 use super::table::{Table, megabytes};
-use super::{Common, ensure_apart, kernels, machine, model_folder, progress, threads};
+use super::{Common, as_model, ensure_apart, kernels, machine, model_folder, progress, threads};
 
 /// Make a smaller and faster model folder from a float one.
 ///
@@ -139,7 +139,8 @@ pub(super) fn run(args: QuantizeArgs, common: &Common) -> anyhow::Result<()> {
             println!("{}: what quantization did, with figures", file.display());
         }
     }
-    println!("next: octet eval {name} --data labelled.jsonl, octet serve --model {name}");
+    let model = as_model(&args.destination);
+    println!("next: octet eval {model} --data labelled.jsonl, octet serve --model {model}");
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use crate::pipelines::{Embedder, Loader, Precision};
 use crate::train::head::{HeadSettings, TrainedHead, Vectors, train_head};
 
 use super::super::table::Table;
-use super::super::{Common, ensure_apart, kernels, progress};
+use super::super::{Common, as_model, ensure_apart, kernels, progress};
 use super::recipe::Recipe;
 use super::{TrainArgs, label_maps};
 
@@ -72,7 +72,8 @@ pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow:
     card::write(&args.destination).context("cannot write the model card")?;
     let (folder, epoch) = (args.destination.display(), head.epoch);
     println!("{folder}: weights of epoch {epoch}, temperature {:.3}", head.temperature);
-    println!("next: octet eval {folder} --data test.jsonl --write, octet serve --model {folder}");
+    let model = as_model(&args.destination);
+    println!("next: octet eval {model} --data test.jsonl --write, octet serve --model {model}");
     Ok(())
 }
 

@@ -18,7 +18,7 @@ use crate::train::{
 
 use super::super::quantize::read_recipe;
 use super::super::table::{Table, megabytes};
-use super::super::{Common, ensure_apart, progress, threads};
+use super::super::{Common, as_model, ensure_apart, progress, threads};
 use super::recipe::{Options, Recipe};
 use super::{TrainArgs, curves, label_maps, stored};
 
@@ -258,7 +258,8 @@ fn export(
     let scheme = &quantization.recipe.scheme;
     println!("{folder}: weights of epoch {epoch} in {scheme}, {after}; in f32, {before}: {float}");
     println!("curves, checkpoint and recipe: {}", run_dir.display());
-    println!("next: octet eval {folder} --data test.jsonl --float {float} --write, octet serve --model {folder}");
+    let model = as_model(&args.destination);
+    println!("next: octet eval {model} --data test.jsonl --float {float} --write, octet serve --model {model}");
     Ok(())
 }
 
