@@ -32,8 +32,9 @@ use texts::Texts;
 
 /// Measure the encoder's speed on this machine, against what its integer instructions can do at most.
 ///
-/// The grid times one batch on all given threads together; the stream runs the texts of --texts in
-/// their order, in batches of 32, each thread taking the next batch. Nothing is padded.
+/// The grid times one batch on all given threads together; the stream runs the
+/// texts of --texts in their order, in batches of 32, each thread taking the next
+/// batch. Nothing is padded.
 ///
 ///   octet bench
 ///   octet bench models/all-MiniLM-L6-v2 --texts texts.jsonl --html speed.html

@@ -23,9 +23,11 @@ use super::{Common, kernels, model_folder, progress};
 
 /// Make a classifier's scores honest: fit its temperature, and thresholds for several labels, on labelled texts.
 ///
-/// The temperature divides the logits, so that a score of 0.8 is right in about 80 of 100 cases; which class is best
-/// does not change. Use texts that the model was not trained on and is not tested on. With --write both are stored in
-/// the model's quant.json and served, and so is what live traffic is compared with, which the temperature changes:
+/// The temperature divides the logits, so that a score of 0.8 is right in about 80
+/// of 100 cases; which class is best does not change. Use texts that the model was
+/// not trained on and is not tested on. With --write both are stored in the model's
+/// quant.json and served, and so is what live traffic is compared with, which the
+/// temperature changes:
 ///
 ///   octet calibrate models/my-model --data dev.jsonl --write
 #[derive(Args)]

@@ -11,8 +11,8 @@ use super::Common;
 
 /// Ask the server on this machine whether it is ready: exit code 0 if it is, 1 if not.
 ///
-/// For containers, which have no shell to run curl. Settings are read as `octet serve` reads them, so the server is
-/// found where its own settings put it.
+/// For containers, which have no shell to run curl. Settings are read as `octet
+/// serve` reads them, so the server is found where its own settings put it.
 ///
 ///   octet healthcheck --port 9000
 #[derive(Args)]

@@ -7,14 +7,15 @@ use clap::Args;
 use crate::checkpoint::{Existing, ModelDir};
 use crate::interchange::{ImportOptions, import};
 
-use super::ensure_apart;
-use super::{as_model, ensure_apart};
 use super::table::megabytes;
+use super::{as_model, ensure_apart};
 
 /// Make a model folder from a model of another program.
 ///
-/// Reads PyTorch state dicts (float, or quantized by torch.quantization.quantize_dynamic). Integers and their scales are
-/// kept as they are. The model's config.json and tokenizer.json lie beside the file, or in the folder of --with:
+/// Reads PyTorch state dicts (float, or quantized by
+/// torch.quantization.quantize_dynamic) and ONNX graphs (float, dynamic int8, QDQ).
+/// Integers and their scales are kept as they are. The model's config.json and
+/// tokenizer.json lie beside the file, or in the folder of --with:
 ///
 ///   octet import path/to/pytorch_model.bin models/my-model
 ///   octet serve --model models/my-model
@@ -52,10 +53,10 @@ pub(super) fn run(args: ImportArgs) -> anyhow::Result<()> {
         report.floats,
         megabytes(bytes)
     );
-    match report.integers {
     let model = as_model(&args.destination);
-        0 => println!("next: octet quantize {place} DST, or octet serve --model {place}"),
-        _ => println!("next: octet eval {place} --data labelled.jsonl, octet serve --model {place}"),
+    match report.integers {
+        0 => println!("next: octet quantize {model} DST, or octet serve --model {model}"),
+        _ => println!("next: octet eval {model} --data labelled.jsonl, octet serve --model {model}"),
     }
     Ok(())
 }

@@ -22,15 +22,17 @@ use super::{Common, as_model, ensure_apart, kernels, machine, model_folder, prog
 
 /// Make a smaller and faster model folder from a float one.
 ///
-/// By default weights and embedding tables become int8 with one scale per row, and activations are quantized at run
-/// time, one scale per token, so no data is needed. The result is an ordinary model folder:
+/// By default weights and embedding tables become int8 with one scale per row, and
+/// activations are quantized at run time, one scale per token, so no data is
+/// needed. The result is an ordinary model folder:
 ///
 ///   octet quantize path/to/float-model models/my-model
 ///   octet serve --model models/my-model
 ///
-/// A recipe chooses other schemes, for all layers or for some: one of the shipped ones (w8a8, w8a8-static, w4a8, ...)
-/// or a file. With texts, ranges and rounding can look at what enters the layers, and the model is written only if its
-/// answers agree with those of the float model (quality.min_agreement, quality.on_failure):
+/// A recipe chooses other schemes, for all layers or for some: one of the shipped
+/// ones (w8a8, w8a8-static, w4a8, ...) or a file. With texts, ranges and rounding
+/// can look at what enters the layers, and the model is written only if its answers
+/// agree with those of the float model (quality.min_agreement, quality.on_failure):
 ///
 ///   octet quantize path/to/float-model models/small --recipe w4a8-group32 --rounding gptq --calibrate texts.jsonl
 #[derive(Args)]

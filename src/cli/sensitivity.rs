@@ -15,9 +15,11 @@ use super::{Common, kernels, machine, progress, threads};
 
 /// Measure what quantization of each layer alone costs.
 ///
-/// One matrix or table at a time is stored in each form, everything else stays float, and the answers are compared with
-/// those of the float model: the divergence of label probabilities, or 1 - cosine of sentence vectors. The last column
-/// is the other way round: everything in int8 except this module; negative is what float there would win.
+/// One matrix or table at a time is stored in each form, everything else stays
+/// float, and the answers are compared with those of the float model: the
+/// divergence of label probabilities, or 1 - cosine of sentence vectors. The last
+/// column is the other way round: everything in int8 except this module; negative
+/// is what float there would win.
 ///
 ///   octet sensitivity path/to/float-model --data texts.jsonl
 #[derive(Args)]

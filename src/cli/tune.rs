@@ -9,7 +9,7 @@ use crate::checkpoint::ModelDir;
 use crate::kernels::affine::Scheme;
 use crate::quantize::report::{Report, Tried};
 use crate::quantize::search::Budget;
-use crate::quantize::{Forms, Original, Recipe, Rounding, TuneOptions, Workbench, scheme_name};
+use crate::quantize::{Forms, Original, Recipe, Rounding, TuneOptions, scheme_name};
 
 use super::compare::{Compared, workbench};
 use super::table::{Table, megabytes};
@@ -20,10 +20,11 @@ const PROBED_TEXTS: usize = 128;
 
 /// Choose a precision for each layer, within budgets, and write it as a recipe.
 ///
-/// Every layer is measured alone in every form, then the best mix within the budgets is searched and measured end to
-/// end with the kernels that serve; layers that hurt more than their measurement said go back to a finer form. Without
-/// a budget it looks for the smallest model that keeps the agreement. Times are those of all matrix products for 32
-/// tokens.
+/// Every layer is measured alone in every form, then the best mix within the
+/// budgets is searched and measured end to end with the kernels that serve; layers
+/// that hurt more than their measurement said go back to a finer form. Without a
+/// budget it looks for the smallest model that keeps the agreement. Times are those
+/// of all matrix products for 32 tokens.
 ///
 ///   octet tune path/to/float-model --data texts.jsonl --max-size 15MB --min-agreement 0.98 --out mixed.toml
 ///   octet quantize path/to/float-model models/mixed --recipe mixed.toml --calibrate texts.jsonl
@@ -51,10 +52,10 @@ pub(super) struct TuneArgs {
     /// Write the recipe
     #[arg(long, value_name = "FILE", default_value = "recipe.toml")]
     out: PathBuf,
-    /// Write everything as one HTML page
     /// Replace the file of --out
     #[arg(long)]
     force: bool,
+    /// Write everything as one HTML page
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
 }
@@ -63,13 +64,13 @@ pub(super) fn run(args: TuneArgs, common: &Common) -> anyhow::Result<()> {
     let settings = common.settings(Vec::new())?;
     let (kernels, threads) = (kernels(&settings)?, threads(&settings));
     let min_agreement = args.min_agreement.unwrap_or(settings.quality.min_agreement.value());
-    let source = ModelDir::open(&args.compared.folder(&settings)?)?;
     let matrices = args.compared.forms()?;
     ensure!(
         args.force || !args.out.exists(),
         "{}: exists; write to another file with --out, or replace it with --force",
         args.out.display()
     );
+    let source = ModelDir::open(&args.compared.folder(&settings)?)?;
     let original = Original::load(&source)?;
     let judge = args.compared.judge(&original, (kernels, threads), args.compared.texts)?;
     let probing = args.compared.judge(&original, (kernels, threads), args.compared.texts.min(PROBED_TEXTS))?;

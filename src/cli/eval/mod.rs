@@ -32,19 +32,22 @@ use report::Report;
 
 /// Compare models on labelled texts: accuracy with intervals, what changed, calibration, speed and size.
 ///
-/// A model is a folder or a hub id; MODEL@f32 runs it in f32, NAME=MODEL gives it a name in the tables. The first one,
-/// or the one of --reference, is what the others are compared with:
+/// A model is a folder or a hub id; MODEL@f32 runs it in f32, NAME=MODEL gives it a
+/// name in the tables. The first one, or the one of --reference, is what the others
+/// are compared with:
 ///
 ///   octet eval models/sentiment models/sentiment@f32 --data test.jsonl --html report.html
 ///
-/// With --float the first model also runs on the weights that it was quantized from, and that is the reference. With
-/// --write the figures of the first model, and the labels, confidence and lengths that its live traffic is compared
-/// with, go into its quant.json and model card, and `octet serve` exports them:
+/// With --float the first model also runs on the weights that it was quantized
+/// from, and that is the reference. With --write the figures of the first model,
+/// and the labels, confidence and lengths that its live traffic is compared with,
+/// go into its quant.json and model card, and `octet serve` exports them:
 ///
 ///   octet eval models/sentiment --data test.jsonl --float path/to/float-model --write
 ///
-/// What is measured follows the head and the data: classes (accuracy, F1, MCC, calibration), several labels, numbers
-/// (Pearson, Spearman), sentence vectors (cosine, neighbours; Spearman for rated pairs), summaries (ROUGE).
+/// What is measured follows the head and the data: classes (accuracy, F1, MCC,
+/// calibration), several labels, numbers (Pearson, Spearman), sentence vectors
+/// (cosine, neighbours; Spearman for rated pairs), summaries (ROUGE).
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct EvalArgs {

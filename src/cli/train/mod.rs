@@ -19,13 +19,15 @@ use recipe::{Options, Recipe};
 
 /// Train a classifier, or a model that gives a number, from labelled texts.
 ///
-/// The whole encoder is trained with a new head on it, and the best epoch becomes an int8 folder that serves at once.
-/// The encoder's folder must be float. The texts need "text" and "label" (or "labels", or "rating"):
+/// The whole encoder is trained with a new head on it, and the best epoch becomes
+/// an int8 folder that serves at once. The encoder's folder must be float. The
+/// texts need "text" and "label" (or "labels", or "rating"):
 ///
 ///   octet train models/my-model --encoder path/to/float-encoder --train train.csv --dev dev.csv
 ///
-/// With --freeze-encoder only the head is trained, on an encoder of any kind, in a minute. Every flag below can also
-/// stand in a TOML file, with _ for -; the run's folder keeps the file that makes the same model again.
+/// With --freeze-encoder only the head is trained, on an encoder of any kind, in a
+/// minute. Every flag below can also stand in a TOML file, with _ for -; the run's
+/// folder keeps the file that makes the same model again.
 #[derive(Args)]
 #[command(verbatim_doc_comment)]
 pub(super) struct TrainArgs {
