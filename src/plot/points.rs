@@ -147,8 +147,13 @@ mod tests {
     #[test]
     fn points_lie_at_their_values_with_names_that_do_not_overlap() {
         let points = vec![point("int8", 20.0, 0.99), point("int8 again", 20.1, 0.99), point("int4 <g64>", 10.0, 0.97)];
-        let figure =
-            Points { groups: vec!["tried".into()], points, limit: Some((0.98, "bound".into())), ..Points::default() };
+        let figure = Points {
+            x_scale: Scale::Span,
+            groups: vec!["tried".into()],
+            points,
+            limit: Some((0.98, "bound".into())),
+            ..Points::default()
+        };
         let svg = figure.svg();
         assert_eq!(svg.matches("<circle").count(), 3, "{svg}");
         assert!(svg.contains("<title>int8 again: 0.99 at 20.1</title>"), "{svg}");
