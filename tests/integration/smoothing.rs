@@ -113,6 +113,9 @@ enum Run {
     Int8(Vec<f32>),
 }
 
+/// How the products of a site run, by its largest input and largest weight of each channel.
+type RunOf<'a> = dyn Fn(Enters, &[f32], &[f32]) -> Run + 'a;
+
 /// The matrix products of a layer that read one input.
 struct Products {
     weights: Vec<(Tensor, Tensor)>,
@@ -259,8 +262,7 @@ fn smoothing_inside_the_row_quantizer_is_measured_beside_float_inputs() {
     let model = Loader::new(kernels(), Precision::Float).load("float", folder).unwrap();
     let judge = Judge::new(&model, &original.encoder, &texts(20), 2, |_, _| {}).unwrap();
     let seen = Calibration::run(&original.encoder, judge.batches(), CalibrateOptions::default(), |_| {}).unwrap();
-    let verdict =
-        |run: &dyn Fn(Enters, &[f32], &[f32]) -> Run| Smoothing::new(&source, &original, &seen, run).verdict(&judge);
+    let verdict = |run: &RunOf<'_>| Smoothing::new(&source, &original, &seen, run).verdict(&judge);
     let float = verdict(&|_, _, _| Run::Float);
     assert!(float.divergence < 1e-6, "the forward pass here is that of the model: {float:?}");
     let plain = verdict(&|_, inputs, _| Run::Int8(vec![1.0; inputs.len()]));
