@@ -63,7 +63,7 @@ impl EncoderSpec {
     }
 }
 
-/// Scratch memory of one executor on one thread, reused between batches.
+/// Scratch memory of one thread, reused between batches by every encoder of one executor.
 pub type EncoderWorkspace = Box<dyn Any + Send>;
 
 /// What threads share that compute one sequence together; made by the executor they run.
@@ -77,7 +77,8 @@ pub trait Encoder: Send + Sync {
     /// `"f32"` or `"int8"`: what the matrix products run in.
     fn precision(&self) -> &'static str;
 
-    /// Scratch memory for [`Encoder::forward`]; one per thread.
+    /// Scratch memory for [`Encoder::forward`]; one per thread. It serves all encoders of this executor in turn, and
+    /// when another executor is given it, that one puts its own in its place.
     fn workspace(&self) -> EncoderWorkspace;
 
     /// Writes the last hidden states of all tokens, `[tokens, hidden_size]`, to `out` (resized).
@@ -88,6 +89,17 @@ pub trait Encoder: Send + Sync {
     /// When an id is not below `vocab_size`, or a sequence is longer than [`EncoderSpec::max_tokens`]: callers check.
     fn forward(&self, batch: &RaggedBatch, workspace: &mut EncoderWorkspace, out: &mut Vec<f32>);
 
+    /// [`Encoder::forward`], but hands the hidden states of each sequence, `[tokens, hidden_size]`, to `see`, in order.
+    /// An executor that computes a few sequences at a time never holds those of the whole batch.
+    ///
+    /// # Panics
+    /// As [`Encoder::forward`].
+    fn forward_each(&self, batch: &RaggedBatch, workspace: &mut EncoderWorkspace, see: &mut dyn FnMut(&[f32])) {
+        let (mut hidden, width) = (Vec::new(), self.spec().hidden_size);
+        self.forward(batch, workspace, &mut hidden);
+        batch.ranges().for_each(|rows| see(&hidden[rows.start * width..rows.end * width]));
+    }
+
     /// What `members` threads need to compute one sequence together; none when this executor does not split one.
     fn team(&self, members: usize) -> Option<EncoderTeam> {
         let _ = members;
@@ -96,7 +108,8 @@ pub trait Encoder: Send + Sync {
 
     /// [`Encoder::forward`] of a batch of one sequence by all members of a team, each some of its rows: they call this
     /// at the same time, each with its own number and workspace. Member 0 gets the hidden states, by bits those of
-    /// [`Encoder::forward`]; the others' `out` is left as it is.
+    /// [`Encoder::forward`]; the others' `out` is left as it is. When member 0 returns, the others are done with the
+    /// team, and another sequence may have it.
     ///
     /// # Panics
     /// As [`Encoder::forward`], when the batch is not one sequence, and when another member panics.

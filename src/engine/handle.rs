@@ -20,6 +20,7 @@ use super::job::{Computed, Job, JobSpec};
 use super::queue::Queue;
 use super::registry::{chooses_one_label, facts};
 use super::shadow::{Shadow, kind};
+use super::share::Teams;
 use super::worker::Worker;
 use super::{Answer, EngineError, Registry, RequestContext};
 
@@ -123,9 +124,10 @@ impl Engine {
             });
             metrics.set_model_ready(&model.info.id, true);
         }
+        let teams = Arc::new(Teams::default());
         for index in 0..threads {
             let (registry, queue, metrics) = (registry.clone(), queue.clone(), metrics.clone());
-            let worker = Worker { registry, queue, metrics, max_batch_tokens };
+            let worker = Worker { registry, queue, metrics, teams: teams.clone(), max_batch_tokens };
             let thread = std::thread::Builder::new().name(format!("octet-compute-{index}"));
             thread.spawn(move || worker.run()).expect("the operating system gives the process its compute threads");
         }

@@ -1,8 +1,7 @@
 //! One sequence that idle compute threads help with.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::architectures::{Encoder, EncoderTeam, RaggedBatch};
 
@@ -24,27 +23,41 @@ pub(super) struct Share {
     pub encoder: usize,
     /// One sequence.
     pub batch: RaggedBatch,
+    pub members: usize,
     pub team: Arc<EncoderTeam>,
 }
 
-/// The teams a thread has led, by encoder and size: their memory is used again.
+/// The teams that compute nothing at the moment: whoever leads the next one uses their memory again.
 #[derive(Default)]
-pub(super) struct Teams(HashMap<(usize, usize), Arc<EncoderTeam>>);
+pub(super) struct Teams(Mutex<Free>);
+
+/// Teams by encoder and size.
+type Free = HashMap<(usize, usize), Vec<Arc<EncoderTeam>>>;
 
 impl Teams {
     /// A team of `members` for the sequence of `batch`; none when the encoder cannot split one.
     pub(super) fn share(
-        &mut self,
+        &self,
         encoder: &dyn Encoder,
         index: usize,
         batch: &RaggedBatch,
         members: usize,
     ) -> Option<Arc<Share>> {
-        let team = match self.0.entry((index, members)) {
-            Entry::Occupied(team) => team.get().clone(),
-            Entry::Vacant(place) => place.insert(Arc::new(encoder.team(members)?)).clone(),
+        let free = self.free().get_mut(&(index, members)).and_then(Vec::pop);
+        let team = match free {
+            Some(team) => team,
+            None => Arc::new(encoder.team(members)?),
         };
-        Some(Arc::new(Share { encoder: index, batch: batch.clone(), team }))
+        Some(Arc::new(Share { encoder: index, batch: batch.clone(), members, team }))
+    }
+
+    /// The sequence of `share` has been computed. Not to be said when a member panicked: its team is of no more use.
+    pub(super) fn put_back(&self, share: &Share) {
+        self.free().entry((share.encoder, share.members)).or_default().push(share.team.clone());
+    }
+
+    fn free(&self) -> MutexGuard<'_, Free> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -20,23 +20,18 @@ pub(super) struct Worker {
     pub registry: Registry,
     pub queue: Arc<Queue>,
     pub metrics: Arc<Metrics>,
+    pub teams: Arc<Teams>,
     pub max_batch_tokens: usize,
 }
 
-/// Reused between batches.
+/// Reused between batches, whatever their encoder.
+#[derive(Default)]
 struct Memory {
-    /// One per encoder of the registry, made when it is first needed.
-    workspaces: Vec<Option<EncoderWorkspace>>,
-    teams: Teams,
+    /// Made when it is first needed.
+    workspace: Option<EncoderWorkspace>,
     batch: RaggedBatch,
+    /// Hidden states of a sequence that was computed together.
     hidden: Vec<f32>,
-}
-
-impl Memory {
-    fn new(encoders: usize) -> Self {
-        let workspaces = (0..encoders).map(|_| None).collect();
-        Memory { workspaces, teams: Teams::default(), batch: RaggedBatch::new(), hidden: Vec::new() }
-    }
 }
 
 /// A run of the encoder or a head panicked.
@@ -45,7 +40,7 @@ struct Panicked;
 impl Worker {
     /// Computes until the queue is closed.
     pub(super) fn run(&self) {
-        let mut memory = Memory::new(self.registry.encoders().len());
+        let mut memory = Memory::default();
         while let Some(work) = self.queue.take() {
             let run = || match work {
                 Work::Batch(batch) => self.run_batch(batch, &mut memory),
@@ -54,16 +49,16 @@ impl Worker {
             // Panics of encoders and heads are caught inside, for each request; this one is for faults of our own, of
             // which the unwinding answers the requests, and for shares, whose first member answers.
             if catch_unwind(AssertUnwindSafe(run)).is_err() {
-                memory = Memory::new(self.registry.encoders().len());
+                memory = Memory::default();
                 self.metrics.worker_restarted();
             }
         }
     }
 
     fn run_share(&self, invitation: &Invitation, memory: &mut Memory) {
-        let Share { encoder: index, batch, team } = &*invitation.share;
+        let Share { encoder: index, batch, team, .. } = &*invitation.share;
         let encoder = &self.registry.encoders()[*index].encoder;
-        let workspace = memory.workspaces[*index].get_or_insert_with(|| encoder.workspace());
+        let workspace = memory.workspace.get_or_insert_with(|| encoder.workspace());
         encoder.forward_together(batch, team, invitation.member, workspace, &mut memory.hidden);
     }
 
@@ -111,30 +106,40 @@ impl Worker {
             };
             self.metrics.panic_caught(model);
             self.metrics.worker_restarted();
-            *memory = Memory::new(self.registry.encoders().len());
+            *memory = Memory::default();
             Panicked
         })
     }
 
     fn rows(&self, index: usize, portions: &[Portion], memory: &mut Memory) -> Vec<Row> {
-        let Memory { workspaces, teams, batch, hidden } = memory;
+        let Memory { workspace, batch, hidden } = memory;
         let encoder = &self.registry.encoders()[index].encoder;
-        let workspace = workspaces[index].get_or_insert_with(|| encoder.workspace());
+        let workspace = workspace.get_or_insert_with(|| encoder.workspace());
         batch.clear();
         for sequence in portions.iter().flat_map(|p| p.sequences()) {
             batch.push(&sequence.ids, &sequence.type_ids);
         }
-        let share = |members| teams.share(encoder.as_ref(), index, batch, members);
-        match self.queue.invite(most_members(batch), share) {
-            Some(share) => encoder.forward_together(batch, &share.team, 0, workspace, hidden),
-            None => encoder.forward(batch, workspace, hidden),
-        }
         let width = encoder.spec().hidden_size;
-        let mut sequences = batch.ranges().map(|r| &hidden[r.start * width..r.end * width]);
+        let mut heads = portions.iter().flat_map(|p| std::iter::repeat_n(&p.job.spec.head, p.range.len()));
+        let mut pooled = Vec::with_capacity(batch.len());
+        let mut pool = |hidden: &[f32]| {
+            let head = heads.next().expect("every sequence of the batch is of a portion");
+            pooled.push(head.pool(hidden, width));
+        };
+        let share = |members| self.teams.share(encoder.as_ref(), index, batch, members);
+        match self.queue.invite(most_members(batch), share) {
+            Some(share) => {
+                encoder.forward_together(batch, &share.team, 0, workspace, hidden);
+                self.teams.put_back(&share);
+                pool(hidden);
+            }
+            None => encoder.forward_each(batch, workspace, &mut pool),
+        }
+        let mut pooled = pooled.into_iter();
         let same_head = portions.chunk_by(|a, b| Arc::ptr_eq(&a.job.spec.head, &b.job.spec.head));
         let rows = same_head.flat_map(|portions| {
             let count = portions.iter().map(|p| p.range.len()).sum();
-            portions[0].job.spec.head.apply_to_all(sequences.by_ref().take(count), width)
+            portions[0].job.spec.head.apply_dense(pooled.by_ref().take(count).collect())
         });
         rows.collect()
     }

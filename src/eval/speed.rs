@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::architectures::{Encoder, EncoderSpec, LayerSpec, RaggedBatch};
 use crate::kernels::Kernels;
+use crate::pipelines::SequenceModel;
 use crate::text::{Tokenizer, TokenizerError};
 
 use super::rounds::{Budget, Queue, Times, apart, together};
@@ -55,6 +56,31 @@ pub fn latency(encoder: &dyn Encoder, batch: &RaggedBatch, threads: usize, budge
     }
     let parts = split(batch, threads);
     together(parts.len(), budget, || (), |index| forward(encoder, &parts[index]))
+}
+
+/// Times of one sequence with its head on top, on `threads` threads together, as a server computes a text alone.
+///
+/// # Panics
+/// When the encoder or the head does.
+pub fn answer(model: &SequenceModel, sequence: &RaggedBatch, threads: usize, budget: Budget) -> Times {
+    let encoder = model.encoder.as_ref();
+    let Some(team) = encoder.team(threads) else {
+        let work = |_| {
+            let mut workspace = encoder.workspace();
+            move || _ = std::hint::black_box(model.rows(sequence, &mut workspace))
+        };
+        return together(1, budget, || (), work);
+    };
+    let work = |member| {
+        let (team, mut workspace, mut hidden) = (&team, encoder.workspace(), Vec::new());
+        move || {
+            encoder.forward_together(sequence, team, member, &mut workspace, &mut hidden);
+            if member == 0 {
+                std::hint::black_box(model.head.apply(&hidden, encoder.spec().hidden_size));
+            }
+        }
+    };
+    together(threads, budget, || (), work)
 }
 
 /// Times of one batch while each of `threads` threads runs one of its own, as a server under load does: those of each

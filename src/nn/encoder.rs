@@ -313,7 +313,10 @@ impl Encoder for CandleEncoder {
 
     /// Runs the sequences one after another, so what a sequence gives cannot depend on its neighbours.
     fn forward(&self, batch: &RaggedBatch, workspace: &mut EncoderWorkspace, out: &mut Vec<f32>) {
-        let workspace = workspace.downcast_mut::<Workspace>().expect("the workspace was made by this executor");
+        if !(**workspace).is::<Workspace>() {
+            *workspace = self.workspace();
+        }
+        let workspace = workspace.downcast_mut::<Workspace>().expect("it is of this executor");
         out.clear();
         workspace.pool.install(|| {
             for range in batch.ranges() {

@@ -3,6 +3,8 @@
 use crate::architectures::{DenseActivation, Pooling};
 use crate::kernels::{FloatWeights, Kernels};
 
+use super::Row;
+
 /// One dense layer in f32: `y = act(W x + b)`.
 #[derive(Clone, Debug)]
 pub struct Dense {
@@ -27,22 +29,33 @@ impl Head {
     ///
     /// # Panics
     /// When `hidden` is empty or a layer does not fit.
-    pub fn apply(&self, hidden: &[f32], width: usize) -> Vec<f32> {
+    pub fn apply(&self, hidden: &[f32], width: usize) -> Row {
         self.apply_to_all([hidden], width).remove(0)
     }
 
-    /// [`Head::apply`] to each sequence; the weights are read once for all of them.
+    /// [`Head::apply`] to each sequence.
     ///
     /// # Panics
     /// As there.
-    pub fn apply_to_all<'a>(&self, sequences: impl IntoIterator<Item = &'a [f32]>, width: usize) -> Vec<Vec<f32>> {
-        let pooled: Vec<_> = sequences.into_iter().map(|hidden| self.pool(hidden, width)).collect();
+    pub fn apply_to_all<'a>(&self, sequences: impl IntoIterator<Item = &'a [f32]>, width: usize) -> Vec<Row> {
+        self.apply_dense(sequences.into_iter().map(|hidden| self.pool(hidden, width)).collect())
+    }
+
+    /// All but the first step, on the pooled rows of some sequences; the weights are read once for all of them.
+    ///
+    /// # Panics
+    /// When a layer does not fit.
+    pub fn apply_dense(&self, pooled: Vec<Row>) -> Vec<Row> {
         let Some(last) = self.layers.last() else { return pooled };
         let rows = self.layers.iter().fold(pooled.concat(), |rows, layer| layer.apply(&rows, pooled.len()));
         rows.chunks_exact(last.weights.n()).map(<[f32]>::to_vec).collect()
     }
 
-    fn pool(&self, hidden: &[f32], width: usize) -> Vec<f32> {
+    /// The first step: hidden states of one sequence, `[tokens, width]` → one row of `width`.
+    ///
+    /// # Panics
+    /// When `hidden` is empty.
+    pub fn pool(&self, hidden: &[f32], width: usize) -> Row {
         let mut tokens = hidden.chunks_exact(width);
         let mut row = tokens.next().expect("a sequence has at least one token").to_vec();
         match self.pooling {

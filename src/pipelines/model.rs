@@ -46,10 +46,9 @@ pub struct SequenceModel {
 impl SequenceModel {
     /// One row per sequence of `batch`.
     pub fn rows(&self, batch: &RaggedBatch, workspace: &mut EncoderWorkspace) -> Vec<Row> {
-        let mut hidden = Vec::new();
-        self.encoder.forward(batch, workspace, &mut hidden);
-        let width = self.encoder.spec().hidden_size;
-        self.head.apply_to_all(batch.ranges().map(|r| &hidden[r.start * width..r.end * width]), width)
+        let (mut pooled, width) = (Vec::with_capacity(batch.len()), self.encoder.spec().hidden_size);
+        self.encoder.forward_each(batch, workspace, &mut |hidden| pooled.push(self.head.pool(hidden, width)));
+        self.head.apply_dense(pooled)
     }
 }
 

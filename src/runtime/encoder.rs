@@ -92,16 +92,17 @@ impl Int8Encoder {
         }
     }
 
-    /// Runs the sequences of one chunk through all layers; `out` is their part of the output.
-    fn run_chunk(&self, batch: &RaggedBatch, sequences: Range<usize>, out: &mut [f32], w: &mut Workspace) {
+    /// Runs the sequences of one chunk through all layers, and hands the hidden states of each to `see`.
+    fn run_chunk(&self, batch: &RaggedBatch, sequences: Range<usize>, w: &mut Workspace, see: &mut dyn FnMut(&[f32])) {
         let width = self.spec.hidden_size;
         let offset = batch.starts[sequences.start];
         let rows = |sequence: usize| batch.starts[sequence] - offset..batch.starts[sequence + 1] - offset;
         let mut hidden = std::mem::take(&mut w.hidden);
+        hidden.resize((batch.starts[sequences.end] - offset) * width);
         for sequence in sequences.clone() {
             let rows = rows(sequence);
-            let out = &mut sized(&mut hidden, out.len())[rows.start * width..rows.end * width];
-            self.embeddings.lookup(batch, sequence, 0..rows.len(), out);
+            let embedded = &mut hidden.as_mut_slice()[rows.start * width..rows.end * width];
+            self.embeddings.lookup(batch, sequence, 0..rows.len(), embedded);
         }
         self.run_layers(hidden.as_mut_slice(), w, |_, layer, hidden, w| {
             let (tokens, width) = (hidden.len() / width, self.attention_width(layer));
@@ -114,7 +115,7 @@ impl Int8Encoder {
                 self.attend(layer, own, &[own], &mut w.attention, context);
             }
         });
-        out.copy_from_slice(hidden.as_slice());
+        sequences.map(rows).for_each(|rows| see(&hidden.as_slice()[rows.start * width..rows.end * width]));
         w.hidden = hidden;
     }
 
@@ -243,12 +244,15 @@ impl Encoder for Int8Encoder {
     }
 
     fn forward(&self, batch: &RaggedBatch, workspace: &mut EncoderWorkspace, out: &mut Vec<f32>) {
+        out.clear();
+        out.reserve(batch.tokens() * self.spec.hidden_size);
+        self.forward_each(batch, workspace, &mut |hidden| out.extend_from_slice(hidden));
+    }
+
+    fn forward_each(&self, batch: &RaggedBatch, workspace: &mut EncoderWorkspace, see: &mut dyn FnMut(&[f32])) {
         let workspace = own(workspace);
-        let width = self.spec.hidden_size;
-        out.resize(batch.tokens() * width, 0.0);
         for sequences in chunks(&batch.starts) {
-            let rows = batch.starts[sequences.start]..batch.starts[sequences.end];
-            self.run_chunk(batch, sequences, &mut out[rows.start * width..rows.end * width], workspace);
+            self.run_chunk(batch, sequences, workspace, see);
         }
     }
 
@@ -275,8 +279,12 @@ impl Encoder for Int8Encoder {
     }
 }
 
+/// The memory of this executor; that of another one goes.
 fn own(workspace: &mut EncoderWorkspace) -> &mut Workspace {
-    workspace.downcast_mut().expect("the workspace of another executor was given")
+    if !(**workspace).is::<Workspace>() {
+        *workspace = Box::new(Workspace::default());
+    }
+    workspace.downcast_mut().expect("it is of this executor")
 }
 
 impl Layer {

@@ -353,6 +353,34 @@ fn int8_executor_gives_the_same_bits_on_every_instruction_set() {
     }
 }
 
+/// Encoders of other widths, heads and depths, in either order, and the other executor in between.
+#[test]
+fn a_workspace_serves_every_encoder_in_turn() {
+    let minilm =
+        RaggedBatch { ids: (1..90).chain(2000..2020).collect(), type_ids: vec![0; 109], starts: vec![0, 89, 109] };
+    let (architecture, mut weights) = open_folder(Path::new("models/all-MiniLM-L6-v2"));
+    let large = Int8Encoder::load(architecture.spec, &architecture.encoder, &mut weights, kernels()).unwrap();
+    let (architecture, mut weights, golden) = open("bert");
+    let float = float(&architecture, &mut weights);
+    let small = ["bert", "bert-pruned", "distilbert-multilabel"].map(|name| int8_runtime(name, kernels()));
+    let small = small.iter().map(|(encoder, golden)| (encoder as &dyn Encoder, golden.batch()));
+    let mut all: Vec<_> =
+        small.chain([(&large as &dyn Encoder, minilm), (&float as &dyn Encoder, golden.batch())]).collect();
+    let mut workspace = large.workspace();
+    for _ in 0..2 {
+        for (encoder, batch) in &all {
+            let (mut found, mut each) = (Vec::new(), Vec::new());
+            encoder.forward(batch, &mut workspace, &mut found);
+            encoder.forward_each(batch, &mut workspace, &mut |hidden| each.push(hidden.to_vec()));
+            assert_eq!(bits(&found), bits(&run(*encoder, batch)), "{}", encoder.spec().family);
+            let width = encoder.spec().hidden_size;
+            assert!(each.iter().map(|hidden| hidden.len() / width).eq(batch.ranges().map(|r| r.len())));
+            assert_eq!(bits(&each.concat()), bits(&found));
+        }
+        all.reverse();
+    }
+}
+
 #[test]
 fn int8_layers_of_nn_agree_with_the_int8_executor() {
     for name in ENCODERS {

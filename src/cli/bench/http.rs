@@ -129,29 +129,40 @@ impl Service {
 /// Start and memory of the server.
 fn process(subject: &Subject, models: &[Model], idle: u64) -> Section {
     let (_, most) = subject.server.memory();
-    // Models may share an encoder; the largest one counts, and of the others what they have of their own at least.
-    let sizes = models.iter().map(|m| m.info.sizes.iter().map(|s| s.bytes).sum::<u64>());
-    let (model, all) = (sizes.clone().max().unwrap_or(0), sizes.sum::<u64>());
+    let weights = bytes_of(models);
     let ready = subject.server.ready.as_secs_f64();
     let mut table =
-        Table::new(["ready after", "model", "in memory when idle", "at most under load", "beside the model"]);
+        Table::new(["ready after", "models", "in memory when idle", "at most under load", "beside the models"]);
     table.row([
         format!("{:.0} ms", ready * 1e3),
-        megabytes(model),
+        megabytes(weights),
         megabytes(idle),
         megabytes(most),
-        megabytes(most.saturating_sub(model)),
+        megabytes(most.saturating_sub(weights)),
     ]);
     let row = json!({
-        "ready_seconds": ready, "model_bytes": model, "all_models_bytes": all, "idle_bytes": idle, "most_bytes": most,
+        "ready_seconds": ready, "models_bytes": weights, "idle_bytes": idle, "most_bytes": most,
     });
     let notes = vec![
-        "Ready: from the start of the process until it accepts connections. Model: the largest one; models with the \
-         same encoder share it."
+        "Ready: from the start of the process until it accepts connections. Models: all that it serves; an encoder \
+         that several have is there once."
             .into(),
     ];
     let title = "HTTP: the server's start and memory";
     Section { key: "http_process", title, table, rows: vec![row], figures: Vec::new(), notes }
+}
+
+/// Bytes of the weights of all models; an encoder that several have counts once.
+fn bytes_of(models: &[Model]) -> u64 {
+    let mut counted = Vec::new();
+    let of_model = |model: &Model| {
+        let encoder = Arc::as_ptr(model.encoder()).cast::<()>();
+        let is_known = counted.contains(&encoder);
+        counted.push(encoder);
+        let own = model.info.sizes.iter().filter(|size| !is_known || size.component == "head");
+        own.map(|size| size.bytes).sum::<u64>()
+    };
+    models.iter().map(of_model).sum()
 }
 
 /// Seconds by name, for JSON.

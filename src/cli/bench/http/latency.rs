@@ -51,8 +51,8 @@ pub(super) fn run(subject: &Subject) -> anyhow::Result<Section> {
     }
     notes.push(format!(
         "Stages as the server tells them; tokenize includes reading the request, rest is what the server does not \
-         see: sockets and wake-ups. Alone: the same text in a loop in this process, computed on {} thread(s) together. \
-         Added: total without both, request by request.",
+         see: sockets and wake-ups. Alone: the same text in a loop in this process, its encoder computed on {} thread(s) \
+         together, and its head. Added: total without both, request by request.",
         subject.threads
     ));
     let title = "HTTP: one connection, short texts";
@@ -113,8 +113,8 @@ fn measure(subject: &Subject, service: &Service) -> anyhow::Result<Found> {
     })
 }
 
-/// Median seconds of tokenizing each text, and of computing it on `threads` threads together, in `turns` turns (at least
-/// 5).
+/// Median seconds of tokenizing each text, and of computing it, its encoder on `threads` threads together, in `turns`
+/// turns (at least 5).
 fn alone(service: &Service, texts: &[&str], threads: usize, turns: usize) -> anyhow::Result<(Vec<f64>, Vec<f64>)> {
     let turns = Budget { duration: Duration::ZERO, at_least: turns.max(5), warm_up: true };
     let mut times = (Vec::new(), Vec::new());
@@ -124,7 +124,7 @@ fn alone(service: &Service, texts: &[&str], threads: usize, turns: usize) -> any
         let mut batch = RaggedBatch::new();
         batch.push(&encoding.ids, &encoding.type_ids);
         times.0.push(together(1, turns, || (), |_| tokenize).median());
-        times.1.push(speed::latency(service.model.encoder.as_ref(), &batch, threads, turns).median());
+        times.1.push(speed::answer(&service.model, &batch, threads, turns).median());
     }
     Ok(times)
 }
