@@ -5,6 +5,7 @@
 //! product of the group's columns, less `Z` times the sum of `qa - za`, which a row of ones beside the weights gives.
 
 use super::affine::QuantizedWeights;
+use super::arena::Arena;
 use super::isa::Kernels;
 use super::lanes::{Ints, LANES, LaneKernel, Lanes};
 use super::pack::{AlignedVec, PackedWeights};
@@ -74,6 +75,11 @@ impl GroupedWeights {
         let mut padded = AlignedVec::zeroed(n.next_multiple_of(LANES));
         padded.as_mut_slice()[..n].copy_from_slice(bias);
         GroupedWeights { n, k, groups, bias: padded }
+    }
+
+    /// Moves the integers to `arena` as far as it has room.
+    pub fn move_to(&mut self, arena: &Arena) {
+        self.groups.iter_mut().for_each(|group| group.weights.move_to(arena));
     }
 
     /// Output channels.

@@ -7,6 +7,7 @@
 
 mod activation;
 pub mod affine;
+mod arena;
 mod attention;
 mod float_gemm;
 mod gemm;
@@ -27,6 +28,7 @@ mod testing;
 mod tiles;
 
 pub use activation::Activation;
+pub use arena::Arena;
 pub use attention::AttentionScratch;
 pub use float_gemm::{Factor, float_gemm};
 pub use gemm_f32::FloatWeights;

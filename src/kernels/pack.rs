@@ -1,5 +1,6 @@
 //! Weights laid out for the microkernels, and memory aligned for them.
 
+use super::arena::{Arena, Stored};
 use super::gemm::Panels;
 use super::isa::{Isa, Kernels};
 use super::microkernel::Layout;
@@ -71,10 +72,17 @@ pub struct PackedWeights {
     isa: Isa,
     n: usize,
     k: usize,
-    panels: AlignedVec<i8>,
+    panels: Place,
     scale: AlignedVec<f32>,
     bias: AlignedVec<f32>,
     minus_column_sum: AlignedVec<i32>,
+}
+
+/// Where panels lie.
+#[derive(Clone, Debug)]
+enum Place {
+    Own(AlignedVec<i8>),
+    Arena(Stored),
 }
 
 /// Lays `weight` `[n, k]` out in panels, padding channels and `k` with zeros.
@@ -123,8 +131,34 @@ impl PackedWeights {
         for (j, minus_sum) in minus_column_sum.as_mut_slice()[..n].iter_mut().enumerate() {
             *minus_sum = -weight[j * k..][..k].iter().map(|&w| i32::from(w)).sum::<i32>();
         }
-        let panels = pack_panels(weight, n, k, layout);
+        let panels = Place::Own(pack_panels(weight, n, k, layout));
         PackedWeights { isa: kernels.isa(), n, k, panels, scale: padded_scale, bias: padded_bias, minus_column_sum }
+    }
+
+    /// Bytes of the panels of a matrix `[n, k]` for the instruction set of `kernels`.
+    pub fn panel_bytes(kernels: Kernels, n: usize, k: usize) -> usize {
+        let layout = Layout::of(kernels.isa());
+        n.next_multiple_of(layout.columns) * k.next_multiple_of(layout.step)
+    }
+
+    /// Moves the panels to `arena`, beside those of other matrices; they stay where they are when it has no room.
+    pub fn move_to(&mut self, arena: &Arena) {
+        if let Some(stored) = arena.store(self.panels()) {
+            self.panels = Place::Arena(stored);
+        }
+    }
+
+    /// Whether [`PackedWeights::move_to`] found room.
+    #[cfg(test)]
+    pub(crate) fn is_in_arena(&self) -> bool {
+        matches!(self.panels, Place::Arena(_))
+    }
+
+    fn panels(&self) -> &[i8] {
+        match &self.panels {
+            Place::Own(panels) => panels.as_slice(),
+            Place::Arena(stored) => stored.as_slice(),
+        }
     }
 
     /// The instruction set this layout is for.
@@ -145,7 +179,7 @@ impl PackedWeights {
     /// What the kernels read.
     pub(crate) fn as_panels(&self) -> Panels<'_> {
         Panels {
-            weights: self.panels.as_slice(),
+            weights: self.panels(),
             depth: self.k.next_multiple_of(Layout::of(self.isa).step),
             scale: self.scale.as_slice(),
             bias: self.bias.as_slice(),

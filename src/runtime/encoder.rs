@@ -7,20 +7,17 @@ use crate::architectures::{
 };
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::kernels::affine::Inputs;
-use crate::kernels::{self, AttentionScratch, Kernels, LayerNorm, QuantizedRows};
+use crate::kernels::{self, Arena, AttentionScratch, Kernels, LayerNorm, PackedWeights, QuantizedRows};
 
 use super::embeddings::{Embeddings, Norm};
 use super::matrix::{Matrix, quantize};
 use super::team::Team;
 use super::workspace::{Workspace, sized};
 
-/// Tokens that run through all layers together: few enough that their activations stay in the L2 cache, enough that
-/// reading the weights costs little.
+/// Tokens that run through all layers together, and of a longer sequence the rows that run through everything after
+/// attention together. Each such block reads all weights again, from the third-level cache or from memory; its
+/// activations come from the second-level one, or not far from there.
 const CHUNK_TOKENS: usize = 256;
-/// Rows that run through everything after attention together: whole pairs of tiles, or nearly whole tiles of vectors. Each
-/// block reads all weights again, where they do not fit the L2 cache, and writes its values inside the feed-forward network
-/// there.
-const BLOCK_ROWS: usize = 128;
 
 /// A post-norm encoder with weights in integers, activations in u8 (one scale and zero point per token, or one for all)
 /// and f32 in between; layers that stay float run in f32. Attention is in 16 bits everywhere.
@@ -68,8 +65,10 @@ impl Int8Encoder {
         kernels: Kernels,
     ) -> Result<Self, CheckpointError> {
         let embeddings = Embeddings::load(&spec, names, weights)?;
+        let linears = names.layers.iter().flat_map(|layer| layer.linears());
+        let arena = Arena::new(linears.map(|l| PackedWeights::panel_bytes(kernels, l.outputs, l.inputs)).sum());
         let layers = spec.layers.iter().zip(&names.layers);
-        let layers = layers.map(|(sizes, names)| Layer::load(&spec, *sizes, names, weights, kernels));
+        let layers = layers.map(|(sizes, names)| Layer::load(&spec, *sizes, names, weights, kernels, &arena));
         let layers = layers.collect::<Result<_, _>>()?;
         Ok(Int8Encoder { spec, kernels, embeddings, layers })
     }
@@ -212,7 +211,7 @@ impl Int8Encoder {
         let (width, inner_width) = (self.spec.hidden_size, layer.sizes.intermediate_size);
         let context_width = self.attention_width(layer);
         let context = &w.context.as_slice()[..hidden.len() / width * context_width];
-        let blocks = hidden.chunks_mut(BLOCK_ROWS * width).zip(context.chunks(BLOCK_ROWS * context_width));
+        let blocks = hidden.chunks_mut(CHUNK_TOKENS * width).zip(context.chunks(CHUNK_TOKENS * context_width));
         for (hidden, context) in blocks {
             let rows = hidden.len() / width;
             let projected = sized(&mut w.projected, rows * width);
@@ -294,14 +293,15 @@ impl Layer {
         names: &LayerNames,
         weights: &mut Weights,
         kernels: Kernels,
+        arena: &Arena,
     ) -> Result<Self, CheckpointError> {
         Ok(Layer {
             sizes,
-            qkv: Matrix::load(kernels, weights, &[&names.query, &names.key, &names.value])?,
-            attention_output: Matrix::load(kernels, weights, &[&names.attention_output])?,
+            qkv: Matrix::load(kernels, arena, weights, &[&names.query, &names.key, &names.value])?,
+            attention_output: Matrix::load(kernels, arena, weights, &[&names.attention_output])?,
             attention_norm: Norm::load(&names.attention_norm, spec, weights)?,
-            ffn_up: Matrix::load(kernels, weights, &[&names.ffn_up])?,
-            ffn_down: Matrix::load(kernels, weights, &[&names.ffn_down])?,
+            ffn_up: Matrix::load(kernels, arena, weights, &[&names.ffn_up])?,
+            ffn_down: Matrix::load(kernels, arena, weights, &[&names.ffn_down])?,
             output_norm: Norm::load(&names.output_norm, spec, weights)?,
         })
     }

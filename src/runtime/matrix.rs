@@ -3,7 +3,9 @@
 use crate::architectures::{LinearNames, TableName};
 use crate::checkpoint::{CheckpointError, Tensor, Weights};
 use crate::kernels::affine::{Inputs, QuantizedWeights, Scheme, quantize_weights};
-use crate::kernels::{AlignedVec, FloatWeights, GroupedScratch, GroupedWeights, Kernels, PackedWeights, QuantizedRows};
+use crate::kernels::{
+    AlignedVec, Arena, FloatWeights, GroupedScratch, GroupedWeights, Kernels, PackedWeights, QuantizedRows,
+};
 
 use super::workspace::sized;
 
@@ -59,9 +61,10 @@ pub(super) fn vector(weights: &mut Weights, name: &str, len: usize) -> Result<Ve
 }
 
 impl Matrix {
-    /// Takes the matrices of `stack`, which have the same inputs.
+    /// Takes the matrices of `stack`, which have the same inputs; their integers lie in `arena` as far as it has room.
     pub(super) fn load(
         kernels: Kernels,
+        arena: &Arena,
         weights: &mut Weights,
         stack: &[&LinearNames],
     ) -> Result<Self, CheckpointError> {
@@ -90,13 +93,13 @@ impl Matrix {
                 values.extend(q.values);
                 biases.extend(bias);
             }
-            let product = Product::Int8(PackedWeights::pack(kernels, &values, &scales, Some(&biases), n, k));
-            return Ok(Matrix { parts: vec![Part { product, inputs: first }], n });
+            let mut packed = PackedWeights::pack(kernels, &values, &scales, Some(&biases), n, k);
+            packed.move_to(arena);
+            return Ok(Matrix { parts: vec![Part { product: Product::Int8(packed), inputs: first }], n });
         }
-        let parts = loaded
-            .into_iter()
-            .zip(stack)
-            .map(|((weight, inputs, bias), names)| Part::new(kernels, weight, inputs, &bias, [names.outputs, k]));
+        let parts = loaded.into_iter().zip(stack).map(|((weight, inputs, bias), names)| {
+            Part::new(kernels, arena, weight, inputs, &bias, [names.outputs, k])
+        });
         Ok(Matrix { parts: parts.collect(), n })
     }
 
@@ -157,7 +160,7 @@ pub(super) fn quantize(kernels: Kernels, inputs: Inputs, x: &[f32], k: usize, ro
 }
 
 impl Part {
-    fn new(kernels: Kernels, weight: Weight, inputs: Inputs, bias: &[f32], [n, k]: [usize; 2]) -> Self {
+    fn new(kernels: Kernels, arena: &Arena, weight: Weight, inputs: Inputs, bias: &[f32], [n, k]: [usize; 2]) -> Self {
         let float = |weight: &[f32]| Part {
             product: Product::Float(FloatWeights::pack(weight, bias, n, k)),
             inputs: Inputs::Float,
@@ -166,9 +169,15 @@ impl Part {
             Weight::Float(weight) => return float(&weight),
             Weight::Integers(q) if inputs == Inputs::Float => return float(&q.dequantize()),
             Weight::Integers(q) if q.scheme.is_per_row() => {
-                Product::Int8(PackedWeights::pack(kernels, &q.values, &q.row_scales(), Some(bias), n, k))
+                let mut packed = PackedWeights::pack(kernels, &q.values, &q.row_scales(), Some(bias), n, k);
+                packed.move_to(arena);
+                Product::Int8(packed)
             }
-            Weight::Integers(q) => Product::Grouped(GroupedWeights::pack(kernels, &q, bias)),
+            Weight::Integers(q) => {
+                let mut packed = GroupedWeights::pack(kernels, &q, bias);
+                packed.move_to(arena);
+                Product::Grouped(packed)
+            }
         };
         Part { product, inputs }
     }

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::kernels::affine::quantize_weight_s8;
+use crate::kernels::arena::Arena;
 use crate::kernels::microkernel::avx_vnni::Avx512Vnni256;
 use crate::kernels::pack::{MAX_K, pack_panels};
 use crate::kernels::reference;
@@ -72,10 +73,12 @@ impl Case {
         let (sums, floats) = (self.sums(), bits(&self.floats()));
         let shape = (self.m, self.n, self.k);
         for kernels in Kernels::available() {
-            let (rows, packed) = (self.rows(), self.pack(kernels));
+            let (rows, mut packed) = (self.rows(), self.pack(kernels));
             let mut out = vec![i32::MIN; self.m * self.n];
             kernels.gemm_i32(&rows, &packed, &mut out);
             assert_eq!(out, sums, "sums of {} at {shape:?}", kernels.gemm_name());
+            packed.move_to(&Arena::new(PackedWeights::panel_bytes(kernels, self.n, self.k)));
+            assert!(packed.is_in_arena(), "an arena of its size has room");
             let mut out = vec![f32::NAN; self.m * self.n];
             kernels.gemm(&rows, &packed, &mut out);
             assert_eq!(bits(&out), floats, "floats of {} at {shape:?}", kernels.gemm_name());

@@ -13,8 +13,9 @@ pub(crate) struct AmxInt8;
 
 /// Values of `k` that one instruction multiplies.
 const STEP: usize = ROW_BYTES;
-/// Most steps before the next block has its turn: those of two tiles of rows and of two panels fit the nearest cache.
-const MAX_STEPS: usize = 12;
+/// Most steps before the next block has its turn: those of two tiles of rows and of a group of panels, 36 KiB, fit the
+/// nearest cache.
+const MAX_STEPS: usize = 6;
 /// Panels that all rows of a row block meet before the next ones are read.
 const GROUP: usize = 4;
 /// Bytes of activations in a row block: with the weights of a group they fit the second-level cache of CPUs with tiles,
