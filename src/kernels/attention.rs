@@ -36,6 +36,9 @@ const WEIGHT_MAX: i32 = 1 << 14;
 const VALUE_MAX: i32 = (1 << 10) - 1;
 /// No score is below this, nor above its opposite.
 const SCORE_MIN: f32 = -(1 << 24) as f32;
+/// Tokens of the longest sequence that is quicker on vectors where there are tiles: these cost more to fill, and whole
+/// chunks of keys.
+const MOST_ON_VECTORS: usize = 48;
 /// Keys that AMX tiles meet together; a multiple of `TILE_ROWS`.
 const CHUNK: usize = 64;
 /// Rows of a register tile, keys or channels.
@@ -213,7 +216,8 @@ impl Kernels {
         let tokens = sequence.iter().map(|part| rows(part.len())).sum();
         if !out.is_empty() {
             let shape = Shape { heads, head_dim, tokens, query_max: query_max(head_dim) };
-            self.run(Attention { on_tiles: self.isa() == Isa::AmxInt8, queries, sequence, shape, scratch, out });
+            let on_tiles = self.isa() == Isa::AmxInt8 && tokens > MOST_ON_VECTORS;
+            self.run(Attention { on_tiles, queries, sequence, shape, scratch, out });
         }
     }
 }

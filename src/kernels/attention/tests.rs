@@ -55,6 +55,10 @@ fn attention_is_the_same_bits_on_every_isa_and_with_used_scratch_memory() {
                     if used {
                         let garbage = vec![f32::NAN; 200 * 3 * 140];
                         kernels.attention(&garbage, &[&garbage], 1, 140, &mut scratch, &mut vec![0.0; 200 * 140]);
+                        // On vectors wherever it is, with other integers in the same memory.
+                        let short = Random::new(1).floats(MOST_ON_VECTORS * 3 * 140, 2.0);
+                        let mut unused = vec![0.0; MOST_ON_VECTORS * 140];
+                        kernels.attention(&short, &[&short], 1, 140, &mut scratch, &mut unused);
                     }
                     kernels.attention(&qkv, &[&qkv], heads, head_dim, &mut scratch, &mut out);
                     out
