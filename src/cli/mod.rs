@@ -4,6 +4,7 @@
 
 mod bench;
 mod calibrate;
+mod candle_threads;
 mod columns;
 mod compare;
 mod eval;

@@ -15,7 +15,7 @@ use crate::server;
 use crate::telemetry::{Metrics, logging};
 
 use super::table::{Table, megabytes};
-use super::{Common, gate, kernels, model_folder, shadow, threads};
+use super::{Common, candle_threads, gate, kernels, model_folder, shadow, threads};
 
 /// Serve models over HTTP.
 ///
@@ -46,7 +46,9 @@ pub(super) fn run(args: ServeArgs, common: &Common) -> anyhow::Result<()> {
     flags.extend(args.models.into_iter().map(|model| ("models".to_string(), model)));
     let settings = common.settings(flags)?;
     init_logging(&settings);
-    shadow::limit_candle(&settings);
+    if shadow::is_on(&settings) {
+        candle_threads::limit();
+    }
 
     let kernels = kernels(&settings)?;
     let threads = threads(&settings);

@@ -1,8 +1,6 @@
 //! The float models beside the served ones, as `shadow.float` names them.
 
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
@@ -13,9 +11,6 @@ use crate::pipelines::{Model, Original};
 
 use super::model_folder;
 use super::table::megabytes;
-
-/// Read by rayon and candle.
-const THREADS: &str = "RAYON_NUM_THREADS";
 
 /// Loads the float counterpart of every served model that one of the named folders belongs to; `served` has the models with
 /// their folders.
@@ -51,6 +46,11 @@ pub(super) fn load(
     Ok(found)
 }
 
+/// Whether float models are to be compared.
+pub(super) fn is_on(settings: &Settings) -> bool {
+    entries(settings).next().is_some()
+}
+
 fn entries(settings: &Settings) -> impl Iterator<Item = &str> {
     settings.shadow.float.split(',').map(str::trim).filter(|entry| !entry.is_empty())
 }
@@ -82,15 +82,4 @@ pub(super) fn summary(originals: &[Arc<Model>], settings: &Settings) -> String {
         percent(settings.shadow.rate.value()),
         percent(settings.shadow.budget.value()),
     )
-}
-
-/// Starts the program over with one thread for candle, when float models are to be compared and nobody chose a number.
-/// candle takes its number of threads from the environment, and a running process cannot change that safely.
-pub(super) fn limit_candle(settings: &Settings) {
-    if entries(settings).next().is_none() || std::env::var_os(THREADS).is_some() {
-        return;
-    }
-    let Ok(program) = std::env::current_exe() else { return };
-    let error = Command::new(program).args(std::env::args_os().skip(1)).env(THREADS, "1").exec();
-    tracing::warn!(%error, "the shadow may use more than one thread; set {THREADS}=1");
 }

@@ -20,6 +20,16 @@ impl<'a> Factor<'a> {
         Factor { values, transposed: true }
     }
 
+    /// The matrix as it is stored, row-major.
+    pub(super) fn values(&self) -> &'a [f32] {
+        self.values
+    }
+
+    /// Whether the transpose is stored.
+    pub(super) fn is_transposed(&self) -> bool {
+        self.transposed
+    }
+
     /// Strides (column, row) of the `[rows, columns]` matrix that this stands for.
     fn strides(&self, rows: usize, columns: usize) -> (isize, isize) {
         if self.transposed { (rows as isize, 1) } else { (1, columns as isize) }

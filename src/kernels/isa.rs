@@ -139,6 +139,11 @@ impl Kernels {
         self.isa
     }
 
+    /// Whether `gemm_bf16` can run.
+    pub fn has_bf16(self) -> bool {
+        self.isa == Isa::AmxInt8
+    }
+
     /// Name of the integer GEMM kernel, for logs and metrics.
     pub fn gemm_name(self) -> &'static str {
         match self.isa {

@@ -11,6 +11,8 @@ mod arena;
 mod attention;
 mod float_gemm;
 mod gemm;
+#[cfg(target_arch = "x86_64")]
+mod gemm_bf16;
 mod gemm_f32;
 mod grouped;
 mod isa;

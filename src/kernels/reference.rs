@@ -36,6 +36,23 @@ pub fn gemm_f32(x: &[f32], weight: &[f32], bias: &[f32], k: usize) -> Vec<f32> {
     x.chunks_exact(k).flat_map(of_row).collect()
 }
 
+/// The product of `a` `[m, k]` with the transpose of `b` `[n, k]`, both rounded to bf16: 32 products at a time, the even and
+/// the odd ones added apart, both to the sum; `[m, n]`.
+pub fn gemm_bf16(a: &[f32], b: &[f32], k: usize, n: usize) -> Vec<f32> {
+    let rounded = |values: &[f32]| -> Vec<f32> { values.iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect() };
+    let dot = |a: &[f32], b: &[f32]| {
+        a.chunks(32).zip(b.chunks(32)).fold(0.0, |sum: f32, (a, b)| {
+            let mut halves = [0.0f32; 2];
+            a.iter().zip(b).enumerate().for_each(|(l, (a, b))| halves[l % 2] = a.mul_add(*b, halves[l % 2]));
+            sum + (halves[0] + halves[1])
+        })
+    };
+    let (a, b) = (rounded(a), rounded(b));
+    let of_row = |i: usize| (0..n).map(move |j| (i, j));
+    let rows = a.len().checked_div(k).unwrap_or(0);
+    (0..rows).flat_map(of_row).map(|(i, j)| dot(&a[i * k..][..k], &b[j * k..][..k])).collect()
+}
+
 /// The product of quantized rows with weights of any scheme: each output is its bias, then, group after group,
 /// `fma((sum over the group of (qa - za) (qw - Z)) as f32, Sa * S, sum)`, `[m, n]`.
 pub fn gemm_grouped(rows: &QuantizedRows, weights: &QuantizedWeights, bias: &[f32]) -> Vec<f32> {

@@ -214,6 +214,32 @@ pub(crate) unsafe fn multiply_bf16_4x1(a: *const u8, stride: usize, b: *const u8
     }
 }
 
+/// Adds to tiles 0 to 3 the products of two left tiles of bf16 and two right ones of pairs of bf16 (rows of 64 bytes, one
+/// after another): `[a0 b0, a0 b1, a1 b0, a1 b1]`.
+///
+/// # Safety
+/// Tiles are configured for 16 rows, and all rows are readable.
+#[inline(always)]
+pub(crate) unsafe fn multiply_bf16_2x2(a: [*const u8; 2], b: [*const u8; 2]) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!(
+            "tileloadd tmm4, [{a0} + {row} * 1]",
+            "tileloadd tmm6, [{b0} + {row} * 1]",
+            "tdpbf16ps tmm0, tmm4, tmm6",
+            "tileloadd tmm7, [{b1} + {row} * 1]",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tileloadd tmm5, [{a1} + {row} * 1]",
+            "tdpbf16ps tmm2, tmm5, tmm6",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            a0 = in(reg) a[0], a1 = in(reg) a[1], b0 = in(reg) b[0], b1 = in(reg) b[1], row = in(reg) ROW_BYTES,
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(readonly, nostack, preserves_flags)
+        );
+    }
+}
+
 /// Adds to tiles 0 to 3 the four products of a left tile and a right one whose integers are split into bytes: `[high
 /// high, high low, low high, low low]`. The high bytes on the left are s8, all others u8; rows are 64 bytes, one after
 /// another.

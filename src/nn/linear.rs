@@ -10,7 +10,7 @@ use crate::kernels::{Kernels, PackedWeights};
 use super::fake_quantize::{FakeQuantize, FakeQuantizeWeights};
 use super::int8_op::Int8Linear;
 use super::learned_step::{LearnedInputStep, LearnedStep};
-use super::{FakeQuantizedAs, fused};
+use super::{FakeQuantizedAs, Products, fused};
 
 /// What the matrix products of a stored model run in.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +31,8 @@ pub enum Linear {
         weight: Tensor,
         /// `[outputs]`.
         bias: Tensor,
+        /// What its products run in.
+        products: Products,
     },
     /// In f32 over the values that integers stand for; differentiable, straight through the rounding.
     FakeQuantized(FakeQuantized),
@@ -62,6 +64,8 @@ pub struct FakeQuantized {
     pub scale: Option<Tensor>,
     /// Logarithm of the scale of static inputs, `[1]`, when it is learned.
     pub input_scale: Option<Tensor>,
+    /// What its products run in; forward they are exact.
+    pub products: Products,
 }
 
 impl FakeQuantized {
@@ -78,7 +82,7 @@ impl FakeQuantized {
             Some(logs) => weight.apply_op2(logs, LearnedStep(self.form.scheme))?,
             None => weight.apply_op1(FakeQuantizeWeights(self.form.scheme))?,
         };
-        fused::linear(&x, &weight, &self.bias)
+        fused::linear(&x, &weight, &self.bias, self.products)
     }
 }
 
@@ -111,7 +115,7 @@ impl Linear {
                     Precision::AsStored(kernels) if is_quantized && inputs != Inputs::Float => {
                         Linear::Rounded { weight, bias, inputs, kernels }
                     }
-                    _ => Linear::Float { weight, bias },
+                    _ => Linear::Float { weight, bias, products: Products::F32 },
                 }
             }
         }
@@ -125,7 +129,7 @@ impl Linear {
     pub fn with_values(&self, weight: Tensor, bias: Tensor, scale: Option<Tensor>) -> Self {
         let mut linear = self.clone();
         match &mut linear {
-            Linear::Float { weight: w, bias: b } | Linear::Rounded { weight: w, bias: b, .. } => {
+            Linear::Float { weight: w, bias: b, .. } | Linear::Rounded { weight: w, bias: b, .. } => {
                 (*w, *b) = (weight, bias)
             }
             Linear::FakeQuantized(layer) => (layer.weight, layer.bias, layer.scale) = (weight, bias, scale),
@@ -154,10 +158,11 @@ impl Linear {
     /// When the number of inputs differs.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         match self {
-            Linear::Float { weight, bias } => fused::linear(x, weight, bias),
+            Linear::Float { weight, bias, products } => fused::linear(x, weight, bias, *products),
             Linear::FakeQuantized(layer) => layer.forward(x),
             Linear::Rounded { weight, bias, inputs, .. } => {
-                fused::linear(&x.contiguous()?.apply_op1_no_bwd(&FakeQuantize(*inputs))?, weight, bias)
+                let x = x.contiguous()?.apply_op1_no_bwd(&FakeQuantize(*inputs))?;
+                fused::linear(&x, weight, bias, Products::F32)
             }
             Linear::Int8(linear) => x.contiguous()?.apply_op1(linear.clone()),
         }

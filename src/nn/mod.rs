@@ -10,10 +10,11 @@
 //! # Threads
 //!
 //! A forward pass runs inside a rayon pool that its workspace owns; rayon's global pool is never started. candle
-//! itself reads `RAYON_NUM_THREADS` from the environment of the process, and a server that runs this executor should
-//! be started with `RAYON_NUM_THREADS=1`. When the variable is unset, candle parses `/proc/cpuinfo` for each matrix
-//! product, and element-wise steps over 65 536 values and more go to a process-wide pool of its own (`candle-bp-*`)
-//! that serves one caller at a time; `CANDLE_NUM_THREADS=1` stops only the latter.
+//! itself reads `RAYON_NUM_THREADS` from the environment of the process, and a program that runs this executor should
+//! be started with `RAYON_NUM_THREADS=1`, as `octet train` and a server with a shadow start themselves. When the
+//! variable is unset, candle parses `/proc/cpuinfo` for each matrix product, and element-wise steps over 65 536 values
+//! and more go to a process-wide pool of its own (`candle-bp-*`) that serves one caller at a time;
+//! `CANDLE_NUM_THREADS=1` stops only the latter.
 
 mod attention;
 mod embedding;
@@ -29,6 +30,6 @@ mod parameters;
 mod tests;
 
 pub use encoder::{CandleEncoder, Enters, See, Site};
-pub use fused::{Dropout, Relation, linear};
+pub use fused::{Dropout, Products, Relation, linear};
 pub use linear::{FakeQuantized, Linear, Precision};
 pub use parameters::{FakeQuantization, FakeQuantizedAs, Parameters, Stored, Trainable, input_scale, weight_scale};

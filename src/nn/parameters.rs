@@ -11,7 +11,7 @@ use crate::kernels::affine::{Inputs, QuantizedWeights, Scheme, quantize_weights}
 
 use super::learned_step::{self, LearnedInputStep};
 use super::linear::FakeQuantized;
-use super::{Linear, Precision};
+use super::{Linear, Precision, Products};
 
 /// Hands out parameters by name while a model is built.
 pub trait Parameters {
@@ -40,7 +40,7 @@ pub trait Parameters {
     fn linear(&mut self, names: &LinearNames) -> Result<Linear, Self::Error> {
         let weight = self.tensor(&names.weight, &[names.outputs, names.inputs])?;
         let bias = self.tensor(&names.bias, &[names.outputs])?;
-        Ok(Linear::Float { weight, bias })
+        Ok(Linear::Float { weight, bias, products: Products::F32 })
     }
 
     /// The kernels that attention and activations run on, as in the executor that serves; none when they run in f32.
@@ -156,6 +156,7 @@ pub type Variables = Vec<(String, Var)>;
 pub struct Trainable<'a> {
     weights: &'a mut Weights,
     quantization: FakeQuantization,
+    products: Products,
     variables: Variables,
     scales: Variables,
 }
@@ -166,6 +167,7 @@ impl<'a> Trainable<'a> {
         Trainable {
             weights,
             quantization: FakeQuantization::new(),
+            products: Products::F32,
             variables: Variables::new(),
             scales: Variables::new(),
         }
@@ -174,6 +176,12 @@ impl<'a> Trainable<'a> {
     /// These layers and tables are fake-quantized.
     pub fn quantized(mut self, quantization: FakeQuantization) -> Self {
         self.quantization = quantization;
+        self
+    }
+
+    /// What the products of dense layers run in; f32 unless said.
+    pub fn products(mut self, products: Products) -> Self {
+        self.products = products;
         self
     }
 
@@ -204,7 +212,14 @@ impl<'a> Trainable<'a> {
             }
             _ => None,
         };
-        Linear::FakeQuantized(FakeQuantized { weight, bias, form, scale, input_scale })
+        Linear::FakeQuantized(FakeQuantized {
+            weight,
+            bias,
+            form,
+            scale,
+            input_scale,
+            products: self.products.exact_forward(),
+        })
     }
 }
 
@@ -238,7 +253,7 @@ impl Parameters for Trainable<'_> {
         let weight = self.tensor(&names.weight, &[names.outputs, names.inputs])?;
         let bias = self.tensor(&names.bias, &[names.outputs])?;
         Ok(match self.quantization.get(&names.weight).copied() {
-            None => Linear::Float { weight, bias },
+            None => Linear::Float { weight, bias, products: self.products },
             Some(form) => self.fake_quantized(names, weight, bias, form),
         })
     }

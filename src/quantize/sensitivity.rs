@@ -169,6 +169,7 @@ mod tests {
     use crate::architectures;
     use crate::checkpoint::ModelDir;
     use crate::kernels::Kernels;
+    use crate::nn::Products;
     use crate::pipelines::{ClassifyInput, Loader, Precision};
 
     /// A float replacement for every module, made from its own weight by `change`.
@@ -192,7 +193,11 @@ mod tests {
                     let bias = weights.take(bias, &[module.rows]).unwrap().into_f32();
                     let tensor = |data: Vec<f32>, shape: &[usize]| Tensor::from_vec(data, shape, &Device::Cpu).unwrap();
                     let weight = tensor(values, &[module.rows, module.columns]);
-                    Replacement::Matrix(Linear::Float { weight, bias: tensor(bias, &[module.rows]) })
+                    Replacement::Matrix(Linear::Float {
+                        weight,
+                        bias: tensor(bias, &[module.rows]),
+                        products: Products::F32,
+                    })
                 }
             }]
         };

@@ -9,7 +9,9 @@ use rand::{Rng, SeedableRng};
 use crate::architectures::{self, Encoder, EncoderNames, HeadSpec, LayerNames, Pooling, RaggedBatch};
 use crate::checkpoint::{self, LayerConfig, ModelDir, Weights};
 use crate::kernels::affine::{Granularity, Inputs, QuantizedWeights};
-use crate::nn::{CandleEncoder, Dropout, Enters, FakeQuantization, Trainable, input_scale, linear, weight_scale};
+use crate::nn::{
+    CandleEncoder, Dropout, Enters, FakeQuantization, Products, Trainable, input_scale, linear, weight_scale,
+};
 
 use super::prune::Kept;
 use super::{Task, TrainError, ValueScale};
@@ -49,6 +51,8 @@ pub struct NetworkOptions {
     pub layers: Option<Vec<usize>>,
     /// How weights and activations are fake-quantized, by the names of the model that is written.
     pub quantization: FakeQuantization,
+    /// What the products of the encoder run in.
+    pub products: Products,
     /// Of a new head.
     pub seed: u64,
 }
@@ -147,7 +151,7 @@ impl Network {
         }
         let names = &architecture.encoder;
         let quantization = quantization(names, &renamed, architecture.spec.hidden_size, &options.quantization)?;
-        let mut parameters = Trainable::new(&mut weights).quantized(quantization.clone());
+        let mut parameters = Trainable::new(&mut weights).quantized(quantization.clone()).products(options.products);
         let encoder = CandleEncoder::build(&architecture.spec, names, &mut parameters, 1)?;
         let is_table = |name: &str| names.tables().any(|t| t.weight == name);
         let variable = |(name, var): (String, Var)| {
@@ -294,8 +298,9 @@ impl Network {
         hidden.push(last.clone());
         let pooled = dropout.at(POOLED).forward(&pooling(batch, self.pooling)?.matmul(&last)?)?;
         let [dense_weight, dense_bias, out_weight, out_bias] = &self.head;
-        let features = dropout.at(HIDDEN).forward(&linear(&pooled, dense_weight, dense_bias)?.tanh()?)?;
-        Ok(Outputs { logits: linear(&features, out_weight, out_bias)?, word_ids, words, hidden })
+        let features =
+            dropout.at(HIDDEN).forward(&linear(&pooled, dense_weight, dense_bias, Products::F32)?.tanh()?)?;
+        Ok(Outputs { logits: linear(&features, out_weight, out_bias, Products::F32)?, word_ids, words, hidden })
     }
 
     /// Queries, keys and values of the block that ends at the share `depth` of the depth, `[tokens, width]` each.

@@ -53,6 +53,9 @@ pub struct FineTuneSettings {
     pub patience: usize,
     /// Texts are cut to this many tokens while training.
     pub max_tokens: usize,
+    /// Whether the factors of the encoder's products are rounded to bf16, which needs a CPU with AMX; forward not those of
+    /// layers that are fake-quantized.
+    pub bf16: bool,
     /// Of the head's initial weights, the order of texts and dropout.
     pub seed: u64,
 }
@@ -83,6 +86,7 @@ impl Default for FineTuneSettings {
             relation_depth: 1.0,
             patience: 2,
             max_tokens: 128,
+            bf16: false,
             seed: 1,
         }
     }

@@ -14,7 +14,7 @@ use serde_json::json;
 
 use crate::checkpoint::Existing;
 
-use super::Common;
+use super::{Common, candle_threads};
 use recipe::{Options, Recipe};
 
 /// Train a classifier, or a model that gives a number, from labelled texts.
@@ -67,6 +67,7 @@ pub(super) fn run(args: &TrainArgs, common: &Common) -> anyhow::Result<()> {
         "{} exists; --force replaces it",
         args.destination.display()
     );
+    candle_threads::limit();
     match recipe.options.freeze_encoder {
         Some(true) => frozen::run(args, &recipe, common),
         _ => whole::run(args, &recipe, common),

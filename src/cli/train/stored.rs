@@ -97,6 +97,7 @@ mod tests {
     use crate::checkpoint::{Existing, ModelFiles, Tensor, write_model};
     use crate::data::{Example, Label};
     use crate::kernels::Kernels;
+    use crate::nn::Products;
     use crate::pipelines::{Loader, Precision};
     use crate::quantize::{QuantizeOptions, quantize};
     use crate::text::Tokenizer;
@@ -153,6 +154,7 @@ mod tests {
             scale: ValueScale::of(&examples),
             layers: Some(vec![1]),
             quantization,
+            products: Products::F32,
             seed: 1,
         };
         let network = Network::load(&dir, &task, &options).unwrap();

@@ -9,11 +9,13 @@ use serde_json::{Map, Value, json};
 use crate::architectures::{self, Architecture, Pooling, ProblemType, trained_head};
 use crate::checkpoint::{Existing, LayerConfig, ModelDir, ModelFiles, card, update_manifest, write_model};
 use crate::data::read_examples;
-use crate::nn::FakeQuantization;
+use crate::kernels::Kernels;
+use crate::nn::{FakeQuantization, Products};
 use crate::quantize::{Module, QuantizeOptions, Recipe as Scheme, Rounding, quantize};
 use crate::text::Tokenizer;
 use crate::train::{
-    Dataset, Event, FineTuned, Lesson, Network, NetworkOptions, Task, Teacher, ValueScale, check_encoder, fine_tune,
+    Dataset, Event, FineTuneSettings, FineTuned, Lesson, Network, NetworkOptions, Task, Teacher, ValueScale,
+    check_encoder, fine_tune,
 };
 
 use super::super::quantize::read_recipe;
@@ -50,12 +52,13 @@ pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow:
         Some(true) => stored::plan(&dir, &architecture, layers, &scheme, learned, &train)?,
         _ => FakeQuantization::new(),
     };
-    let network_options =
-        NetworkOptions { pooling, scale, layers: options.layers.clone(), quantization, seed: settings.seed };
+    let products = products(settings)?;
+    let (layers, seed) = (options.layers.clone(), settings.seed);
+    let network_options = NetworkOptions { pooling, scale, layers, quantization, products, seed };
     let network = Network::load(&dir, &task, &network_options)?;
     let teacher = match &options.teacher {
         Some(folders) => {
-            let networks = folders.iter().map(|folder| load_teacher(folder, &dir, &task, scale));
+            let networks = folders.iter().map(|folder| load_teacher(folder, &dir, &task, scale, products));
             Some(Teacher::new(networks.collect::<anyhow::Result<_>>()?))
         }
         None => None,
@@ -163,8 +166,28 @@ fn scheme(options: &Options, architecture: &Architecture) -> anyhow::Result<(Sch
     Ok((scheme, false))
 }
 
+/// What products run in.
+fn products(settings: &FineTuneSettings) -> anyhow::Result<Products> {
+    if !settings.bf16 {
+        return Ok(Products::F32);
+    }
+    let kernels = Kernels::detect();
+    ensure!(
+        kernels.has_bf16(),
+        "--bf16 needs a CPU with AMX, this one has {}; leave it out to train in f32",
+        kernels.isa()
+    );
+    Ok(Products::Bf16(kernels))
+}
+
 /// A teacher of the same task, with the same tokens.
-fn load_teacher(folder: &Path, student: &ModelDir, task: &Task, scale: ValueScale) -> anyhow::Result<Network> {
+fn load_teacher(
+    folder: &Path,
+    student: &ModelDir,
+    task: &Task,
+    scale: ValueScale,
+    products: Products,
+) -> anyhow::Result<Network> {
     let dir = ModelDir::open(folder)?;
     let head = trained_head(dir.config()).with_context(|| {
         format!("{}: a teacher needs a head that octet train made; give the model/ of an earlier run", folder.display())
@@ -177,8 +200,14 @@ fn load_teacher(folder: &Path, student: &ModelDir, task: &Task, scale: ValueScal
         folder.display(),
         student.path().display()
     );
-    let options =
-        NetworkOptions { pooling: head.pooling, scale, layers: None, quantization: FakeQuantization::new(), seed: 0 };
+    let options = NetworkOptions {
+        pooling: head.pooling,
+        scale,
+        layers: None,
+        quantization: FakeQuantization::new(),
+        products,
+        seed: 0,
+    };
     Ok(Network::load(&dir, task, &options)?)
 }
 

@@ -17,7 +17,7 @@ pub use add_norm::AddNorm;
 pub use attention::Attention;
 pub use dropout::Dropout;
 pub use gelu::Gelu;
-pub use linear::linear;
+pub use linear::{Products, linear};
 pub use relation::Relation;
 
 /// Values that one task of the pool works on.
