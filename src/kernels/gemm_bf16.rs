@@ -128,7 +128,7 @@ impl Kernels {
         if m == 0 || n == 0 || k == 0 {
             return;
         }
-        let size = k.next_multiple_of(STEP) / STEP * 2 * TILE;
+        let size = k.div_ceil(STEP) * 2 * TILE;
         let mut right = AlignedVec::<i32>::zeroed(n.div_ceil(PANEL) * size);
         right.as_mut_slice().par_chunks_exact_mut(size).enumerate().for_each(|(j, panel)| {
             self.run(Pack { factor: b, side: Side::Right, outer: n, k, at: j * PANEL, panel });
