@@ -1,15 +1,14 @@
 #!/usr/bin/env python3
 """Human-rated sentences (VADER's four corpora, MIT) as labelled jsonl: train.jsonl, dev.jsonl, test.jsonl.
 
-    python3 models/recipes/sentences.py SDIST.tar.gz OUT_DIR [--probabilities]
+    python3 models/recipes/sentences.py SDIST.tar.gz OUT_DIR
 
 SDIST is the source distribution of the PyPI package vadersentiment 3.3.1 (its digest is checked). Each line has
-text, label, rating (mean of about 20 human ratings, -4..4), ratings (these; those of 199 tweets have another mean than
-the source states), vader (what VADER 3.3.1 itself says, -1..1), and source (tweets, movie, amazon, nyt).
+text, label, probabilities, rating (mean of about 20 human ratings, -4..4), ratings (these; those of 199 tweets have
+another mean than the source states), vader (what VADER 3.3.1 itself says, -1..1), and source (tweets, movie, amazon, nyt).
 
-With --probabilities also how likely each label is for the mean that many more people would give: normal around the
-mean of these ratings, with their standard error. `octet train` learns them in place of the label; the shipped model
-was trained without.
+The probabilities say how likely each label is for the mean that many more people would give: normal around the mean of
+these ratings, with their standard error. `octet train` learns them in place of the label.
 
 Split: first four bytes, big-endian, of SHA-256 of the UTF-8 text, mod 10: 0-7 train, 8 dev, 9 test, so that equal
 texts never fall on both sides. Label: negative below -0.2, positive above 0.2, neutral between.
@@ -102,7 +101,7 @@ def rows(sdist: Path):
                 }
 
 
-def main(sdist: Path, out: Path, probabilities: bool) -> None:
+def main(sdist: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     files = {s: (out / f"{s}.jsonl").open("w", encoding="utf-8") for s in ("train", "dev", "test")}
     counts = dict.fromkeys(files, 0)
@@ -110,15 +109,13 @@ def main(sdist: Path, out: Path, probabilities: bool) -> None:
     for row in rows(sdist):
         split = split_of(row["text"])
         row["vader"] = score(row["text"])
-        if probabilities:
-            row["probabilities"] = probabilities_of(row["rating"], row["ratings"])
+        row["probabilities"] = probabilities_of(row["rating"], row["ratings"])
         files[split].write(json.dumps(row, ensure_ascii=False) + "\n")
         counts[split] += 1
     print(", ".join(f"{name}: {n}" for name, n in counts.items()))
 
 
 if __name__ == "__main__":
-    arguments = [argument for argument in sys.argv[1:] if argument != "--probabilities"]
-    if len(arguments) != 2:
+    if len(sys.argv) != 3:
         sys.exit(__doc__)
-    main(*map(Path, arguments), probabilities=len(arguments) < len(sys.argv) - 1)
+    main(*map(Path, sys.argv[1:]))
