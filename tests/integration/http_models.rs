@@ -56,6 +56,28 @@ fn sentiment_tells_praise_from_blame() {
 }
 
 #[test]
+fn intents_are_told_and_so_is_what_is_out_of_scope() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/intents");
+    let intents = Loader::new(kernels(), Precision::Int8).load("intents", &folder).expect("a shipped model loads");
+    let mut settings = Settings::default();
+    settings.engine.threads = 1;
+    let server = TestServer::start(vec![Arc::new(intents)], &settings);
+    let cases = [
+        ("turn on the kitchen lights", "HassTurnOn"),
+        ("set a timer for ten minutes", "HassStartTimer"),
+        ("what is the weather like tomorrow", "HassGetWeather"),
+        ("add milk to my shopping list", "HassShoppingListAddItem"),
+        ("the movie was boring and far too long", "out_of_scope"),
+        ("my flight was late and nobody said sorry", "out_of_scope"),
+    ];
+    let input: Vec<&str> = cases.iter().map(|(text, _)| *text).collect();
+    let body = ok(&server, "/v1/classify", &json!({ "input": input }));
+    for (i, (text, label)) in cases.iter().enumerate() {
+        assert_eq!(body["data"][i]["label"], *label, "{text}: {}", body["data"][i]);
+    }
+}
+
+#[test]
 fn close_meanings_have_close_vectors() {
     let server = server();
     let texts = ["A man is playing a guitar.", "Someone plays the guitar.", "The stock market fell on Monday."];

@@ -185,7 +185,7 @@ fn two_models_share_one_encoder_in_memory() {
 
 #[test]
 fn shipped_folders_are_small_and_say_where_they_come_from() {
-    for folder in [ENCODER, SENTIMENT] {
+    for folder in [ENCODER, SENTIMENT, "models/sentiment-small", "models/intents"] {
         let bytes: u64 = walk(Path::new(folder)).map(|f| f.metadata().unwrap().len()).sum();
         assert!(bytes <= 24_000_000, "{folder} has {bytes} bytes");
         let dir = ModelDir::open(Path::new(folder)).unwrap();
