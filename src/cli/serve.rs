@@ -19,9 +19,9 @@ use super::{Common, candle_threads, gate, kernels, model_folder, shadow, threads
 
 /// Serve models over HTTP.
 ///
-/// Without arguments it serves the two shipped models on 127.0.0.1:8080: sentiment
-/// classification, and embeddings and summaries with all-MiniLM-L6-v2. A float
-/// model is quantized while it loads.
+/// Without arguments it serves two of the shipped models on 127.0.0.1:8080:
+/// sentiment classification, and embeddings and summaries with all-MiniLM-L6-v2. A
+/// float model is quantized while it loads.
 ///
 ///   octet serve --port 9000 --model models/sentiment --model intents=org/name
 #[derive(Args)]

@@ -146,6 +146,15 @@ fn a_head_is_trained_evaluated_and_its_scores_are_shown() {
 }
 
 /// From labelled texts to an int8 folder that serves, stopped by nothing and repeated by its own recipe.
+/// The rows of the table of epochs.
+fn epochs(output: &Output) -> Vec<String> {
+    let is_row = |line: &&str| line.starts_with(|c: char| c.is_ascii_digit());
+    let rows: Vec<_> =
+        text(&output.stdout).lines().filter(is_row).filter(|l| !l.contains("texts of")).map(String::from).collect();
+    assert!(!rows.is_empty(), "{}", text(&output.stdout));
+    rows
+}
+
 #[test]
 fn a_whole_encoder_is_trained_and_its_recipe_makes_the_same_model() {
     let scratch = tempfile::tempdir().unwrap();
@@ -194,6 +203,8 @@ fn a_whole_encoder_is_trained_and_its_recipe_makes_the_same_model() {
     let output = octet(&["train", &again, "--recipe", &recipe, "--run-dir", &other_run]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let weights = |folder: &str| std::fs::read(Path::new(folder).join("model.safetensors")).unwrap();
+    let done = octet(&["train", &again, "--recipe", &recipe, "--run-dir", &other_run, "--resume"]);
+    assert_eq!(epochs(&done), epochs(&output), "a run that is over shows its epochs again");
     assert_eq!(weights(&again), weights(&model));
 }
 

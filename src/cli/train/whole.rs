@@ -14,8 +14,8 @@ use crate::nn::{FakeQuantization, Products};
 use crate::quantize::{Module, QuantizeOptions, Recipe as Scheme, Rounding, quantize};
 use crate::text::Tokenizer;
 use crate::train::{
-    Dataset, Event, FineTuneSettings, FineTuned, Lesson, Network, NetworkOptions, Task, Teacher, ValueScale,
-    check_encoder, fine_tune,
+    Dataset, EpochRecord, Event, FineTuneSettings, FineTuned, Lesson, Network, NetworkOptions, Task, Teacher,
+    ValueScale, check_encoder, fine_tune,
 };
 
 use super::super::quantize::read_recipe;
@@ -27,6 +27,7 @@ use super::{TrainArgs, curves, label_maps, stored};
 pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow::Result<()> {
     let engine = common.settings(Vec::new())?;
     let (options, settings) = (&recipe.options, &recipe.settings);
+    let products = products(settings)?;
     let encoder = recipe.path(&options.encoder, "encoder")?;
     let (train_path, dev_path) = (recipe.path(&options.train, "train")?, recipe.path(&options.dev, "dev")?);
     ensure_apart(encoder, &args.destination)?;
@@ -52,7 +53,6 @@ pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow:
         Some(true) => stored::plan(&dir, &architecture, layers, &scheme, learned, &train)?,
         _ => FakeQuantization::new(),
     };
-    let products = products(settings)?;
     let (layers, seed) = (options.layers.clone(), settings.seed);
     let network_options = NetworkOptions { pooling, scale, layers, quantization, products, seed };
     let network = Network::load(&dir, &task, &network_options)?;
@@ -89,7 +89,6 @@ pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow:
         }
     );
     let name = args.destination.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let mut table = Table::new(["epoch", "train loss", "dev loss", "dev accuracy", "dev correlation"]);
     let bar = progress::bar(1, "train");
     let mut steps = 1;
     let (mut mean, mut failed, mut training, mut since) = (None, None, Duration::ZERO, Instant::now());
@@ -108,25 +107,19 @@ pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow:
                 bar.set_message(format!("loss {smooth:.4}"));
             }
             Event::Epoch { record, best, history } => {
-                let number = |x: Option<f64>| x.map_or("-".to_string(), |x| format!("{x:.4}"));
-                let dev = record.dev;
                 bar.suspend(|| {
-                    let scores = [Some(f64::from(dev.loss)), dev.accuracy, dev.pearson].map(number);
-                    let (epoch, loss) = (record.epoch, record.train_loss);
                     let is_pruning = settings.prunes() && settings.pruned(history.steps.len() - 1, steps) < 1.0;
                     let mark = match (best, is_pruning) {
                         (true, _) => "",
                         (false, true) => ", still pruning",
                         (false, false) => ", no better",
                     };
-                    let [dev_loss, accuracy, pearson] = &scores;
+                    let [epoch, loss, dev_loss, accuracy, pearson] = cells(&record);
                     eprintln!(
-                        "epoch {epoch}: loss {loss:.4}, dev loss {dev_loss}, accuracy {accuracy}, correlation {pearson}{mark}; \
+                        "epoch {epoch}: loss {loss}, dev loss {dev_loss}, accuracy {accuracy}, correlation {pearson}{mark}; \
                          steps took {:.1} s",
                         training.as_secs_f64()
                     );
-                    let cells = [epoch.to_string(), format!("{loss:.4}")];
-                    table.row(cells.into_iter().chain(scores));
                 });
                 let page = curves::page(&name, history, if best { record.epoch } else { 0 });
                 (training, since) = (Duration::ZERO, Instant::now());
@@ -138,6 +131,8 @@ pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow:
     if let Some(error) = failed {
         return Err(error);
     }
+    let mut table = Table::new(["epoch", "train loss", "dev loss", "dev accuracy", "dev correlation"]);
+    found.history.epochs.iter().for_each(|record| table.row(cells(record)));
     println!("{table}");
     write(&run_dir, "curves.html", &curves::page(&name, &found.history, found.epoch))?;
     if settings.prunes_structures() {
@@ -145,6 +140,14 @@ pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow:
     }
     let config = model_config(&dir, &task, pooling, &found.layers);
     export(args, recipe, encoder, config, scheme, &found)
+}
+
+/// Number, train loss, dev loss, accuracy and correlation of an epoch; `-` for what the task does not have.
+fn cells(record: &EpochRecord) -> [String; 5] {
+    let number = |x: Option<f64>| x.map_or("-".to_string(), |x| format!("{x:.4}"));
+    let EpochRecord { epoch, train_loss, dev } = record;
+    let [dev_loss, accuracy, pearson] = [Some(f64::from(dev.loss)), dev.accuracy, dev.pearson].map(number);
+    [epoch.to_string(), format!("{train_loss:.4}"), dev_loss, accuracy, pearson]
 }
 
 /// The recipe by which the model is stored, and whether its scales are learned.

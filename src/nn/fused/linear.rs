@@ -20,6 +20,22 @@ pub enum Products {
 }
 
 impl Products {
+    /// The kernels of forward products in bf16.
+    fn forward(self) -> Option<Kernels> {
+        match self {
+            Products::Bf16(kernels) => Some(kernels),
+            Products::F32 | Products::Bf16Backward(_) => None,
+        }
+    }
+
+    /// The kernels of backward products in bf16.
+    fn backward(self) -> Option<Kernels> {
+        match self {
+            Products::Bf16(kernels) | Products::Bf16Backward(kernels) => Some(kernels),
+            Products::F32 => None,
+        }
+    }
+
     /// For layers whose forward pass is exact.
     pub fn exact_forward(self) -> Self {
         match self {
@@ -70,11 +86,8 @@ impl CustomOp3 for Linear {
         let x = values(x, x_layout, self.name())?;
         let weight = values(weight, weight_layout, self.name())?;
         let mut y = values(bias, bias_layout, self.name())?.repeat(rows);
-        let bf16 = match self.0 {
-            Products::Bf16(kernels) => Some(kernels),
-            Products::F32 | Products::Bf16Backward(_) => None,
-        };
-        add_product(&mut y, Factor::stored(x), Factor::transposed(weight), (rows, outputs, inputs), bf16);
+        let size = (rows, outputs, inputs);
+        add_product(&mut y, Factor::stored(x), Factor::transposed(weight), size, self.0.forward());
         Ok((CpuStorage::F32(y), Shape::from((rows, outputs))))
     }
 
@@ -89,10 +102,7 @@ impl CustomOp3 for Linear {
         let ((rows, inputs), outputs) = (x.dims2()?, weight.dim(0)?);
         let (dx, dw, db) = with_values([x, weight, gradient], self.name(), |[x, weight, dy]| {
             let (mut dx, mut dw) = (vec![0.0; rows * inputs], vec![0.0; outputs * inputs]);
-            let bf16 = match self.0 {
-                Products::Bf16(kernels) | Products::Bf16Backward(kernels) => Some(kernels),
-                Products::F32 => None,
-            };
+            let bf16 = self.0.backward();
             add_product(&mut dx, Factor::stored(dy), Factor::stored(weight), (rows, inputs, outputs), bf16);
             add_product(&mut dw, Factor::transposed(dy), Factor::stored(x), (outputs, inputs, rows), bf16);
             let mut db = vec![0.0; outputs];
