@@ -4,7 +4,8 @@
 #     models/recipes/build.sh
 #
 # The same sources give the same encoder, bit for bit, on every CPU. Training repeats its bits on the same kind of CPU; the
-# products of floats differ between kinds. On CPUs without AMX set BF16=false. Takes about an hour on two CPUs.
+# products of floats differ between kinds. On CPUs without AMX set BF16=false. Reckoned from single runs, all of it takes about
+# an hour on two CPUs.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 work=target/models
