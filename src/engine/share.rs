@@ -9,7 +9,7 @@ use super::queue::Queue;
 
 /// Tokens for each thread that computes a sequence together with others; with fewer, waking it takes longer than its
 /// part.
-const TOKENS_PER_MEMBER: usize = 8;
+const TOKENS_PER_MEMBER: usize = 4;
 
 /// How many threads may compute a batch together; more than one only for a sequence alone. Several sequences are
 /// divided between threads before they are batches.

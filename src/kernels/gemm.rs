@@ -4,6 +4,8 @@
 //! point times the column sum (known when the weights are packed), and the products of the raw u8 are added. With
 //! `|qa qw| <= 255 * 128` and `k <= MAX_K`, no sum leaves i32.
 
+use std::ops::Range;
+
 use super::isa::{Isa, Kernels};
 use super::microkernel::{LINE, Layout, MAX_ROWS, Microkernel, Out, Product, Strip, scalar};
 #[cfg(target_arch = "x86_64")]
@@ -12,8 +14,9 @@ use super::pack::PackedWeights;
 use super::quantize::QuantizedRows;
 
 /// Output channels worked on together: all row tiles of a row block meet them before the next ones are read, so
-/// their weights (`64 k` bytes) come from memory once per row block and stay in the nearest caches.
-const COLUMN_BLOCK: usize = 64;
+/// their weights (`64 k` bytes) come from memory once per row block and stay in the nearest caches. The panels of every
+/// layout divide it.
+pub const COLUMN_BLOCK: usize = 64;
 
 /// Cache lines of the weights of a column block for 16 values of `k`.
 const LINES: usize = 16 * COLUMN_BLOCK / LINE;
@@ -54,7 +57,7 @@ pub(crate) struct Panels<'a> {
     pub n: usize,
 }
 
-/// The output of a product, `[m, n]`.
+/// The output of a product, `[m, n]` or columns of something wider.
 pub(crate) enum Output<'a> {
     /// Exact sums.
     Sums(&'a mut [i32]),
@@ -78,14 +81,14 @@ impl Output<'_> {
     }
 }
 
-/// The whole product on one kernel.
+/// The whole product on one kernel; rows of the output begin `stride` values apart.
 ///
 /// # Safety
 /// The CPU has the instruction set of `K`.
 ///
 /// # Panics
 /// When sizes do not fit together.
-pub(crate) unsafe fn product<K: Product>(a: Rows<'_>, w: Panels<'_>, mut output: Output<'_>) {
+pub(crate) unsafe fn product<K: Product>(a: Rows<'_>, w: Panels<'_>, mut output: Output<'_>, stride: usize) {
     let (m, n) = (a.scale.len(), w.n);
     let Layout { columns, group, step } = K::layout();
     let padded_n = n.next_multiple_of(columns);
@@ -93,17 +96,18 @@ pub(crate) unsafe fn product<K: Product>(a: Rows<'_>, w: Panels<'_>, mut output:
     assert!(a.bytes.len() == m * a.stride + SPARE_BYTES && a.zero_point.len() == m);
     assert!(w.depth == a.stride.next_multiple_of(step) && w.weights.len() == padded_n * w.depth);
     assert!(w.scale.len() == padded_n && w.bias.len() == padded_n && w.minus_column_sum.len() == padded_n);
-    assert_eq!(output.len(), m * n, "the output of a matrix product needs m * n values");
+    let needed = if m == 0 { 0 } else { (m - 1) * stride + n };
+    assert!(n <= stride && output.len() >= needed, "a product of {m} rows needs {needed} values for its output");
     // SAFETY: the caller promises the instruction set, and the sizes were asserted; `depth` is at most 60 above the
     // stride.
-    unsafe { K::product(a, w, output.as_out()) };
+    unsafe { K::product(a, w, output.as_out(), stride) };
 }
 
 /// A product strip by strip.
 ///
 /// # Safety
 /// As [`Product::product`].
-pub(crate) unsafe fn product_of_strips<K: Microkernel>(a: Rows<'_>, w: Panels<'_>, out: Out) {
+pub(crate) unsafe fn product_of_strips<K: Microkernel>(a: Rows<'_>, w: Panels<'_>, out: Out, stride: usize) {
     let (m, n, depth) = (a.scale.len(), w.n, w.depth);
     assert!(depth == a.stride && COLUMN_BLOCK.is_multiple_of(K::LAYOUT.columns));
     let row_block = (ROW_BLOCK_BYTES / depth.max(1)).max(MAX_ROWS);
@@ -133,10 +137,10 @@ pub(crate) unsafe fn product_of_strips<K: Microkernel>(a: Rows<'_>, w: Panels<'_
                     bias: w.bias[j..].as_ptr(),
                     columns: (n - j).min(COLUMN_BLOCK),
                     out: match out {
-                        Out::Sums(out) => Out::Sums(out.wrapping_add(i * n + j)),
-                        Out::Floats(out) => Out::Floats(out.wrapping_add(i * n + j)),
+                        Out::Sums(out) => Out::Sums(out.wrapping_add(i * stride + j)),
+                        Out::Floats(out) => Out::Floats(out.wrapping_add(i * stride + j)),
                     },
-                    out_stride: n,
+                    out_stride: stride,
                 };
                 // SAFETY: the caller promises the instruction set, and sizes that hold `rows` rows from `i` on, whole
                 // panels from `j` on for `columns` channels, and `columns` outputs in each row.
@@ -162,7 +166,8 @@ impl Kernels {
     /// # Panics
     /// When sizes do not fit together, or `w` was packed for another instruction set.
     pub fn gemm_i32(self, a: &QuantizedRows, w: &PackedWeights, out: &mut [i32]) {
-        self.product(a, w, Output::Sums(out));
+        assert_eq!(out.len(), a.rows() * w.n(), "the output of a matrix product needs m * n values");
+        self.product(a, w, 0..w.n(), Output::Sums(out), w.n());
     }
 
     /// `out = a w^T + bias`, `[m, n]`: `fma((sum over k of (qa - za) qw) as f32, sa * sw, bias)`.
@@ -170,29 +175,47 @@ impl Kernels {
     /// # Panics
     /// When sizes do not fit together, or `w` was packed for another instruction set.
     pub fn gemm(self, a: &QuantizedRows, w: &PackedWeights, out: &mut [f32]) {
-        self.product(a, w, Output::Floats(out));
+        assert_eq!(out.len(), a.rows() * w.n(), "the output of a matrix product needs m * n values");
+        self.gemm_columns(a, w, 0..w.n(), out, w.n());
     }
 
-    fn product(self, a: &QuantizedRows, w: &PackedWeights, out: Output<'_>) {
+    /// The output channels `columns` of [`Kernels::gemm`], the same bits; rows of `out` begin `stride` values apart.
+    ///
+    /// # Panics
+    /// When sizes do not fit together, `w` was packed for another instruction set, or the columns do not start at a
+    /// multiple of [`COLUMN_BLOCK`].
+    pub fn gemm_columns(
+        self,
+        a: &QuantizedRows,
+        w: &PackedWeights,
+        columns: Range<usize>,
+        out: &mut [f32],
+        stride: usize,
+    ) {
+        assert!(columns.start.is_multiple_of(COLUMN_BLOCK), "channels from {} on start within a block", columns.start);
+        self.product(a, w, columns, Output::Floats(out), stride);
+    }
+
+    fn product(self, a: &QuantizedRows, w: &PackedWeights, columns: Range<usize>, out: Output<'_>, stride: usize) {
         assert_eq!(self.isa(), w.isa(), "weights packed for {} given to the {} kernels", w.isa(), self.isa());
         assert_eq!(a.k(), w.k(), "activations and weights differ in k");
-        let (a, w) = (a.as_rows(), w.as_panels());
+        let (a, w) = (a.as_rows(), w.as_panels(columns));
         // SAFETY of all arms: `self` proves that the CPU has its instruction set.
         match self.isa() {
             // SAFETY: see above.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => unsafe { product::<avx2::Avx2>(a, w, out) },
+            Isa::Avx2 => unsafe { product::<avx2::Avx2>(a, w, out, stride) },
             // SAFETY: see above.
             #[cfg(target_arch = "x86_64")]
-            Isa::AvxVnni => unsafe { product::<avx_vnni::AvxVnni>(a, w, out) },
+            Isa::AvxVnni => unsafe { product::<avx_vnni::AvxVnni>(a, w, out, stride) },
             // SAFETY: see above.
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => unsafe { product::<avx512_vnni::Avx512Vnni>(a, w, out) },
+            Isa::Avx512Vnni => unsafe { product::<avx512_vnni::Avx512Vnni>(a, w, out, stride) },
             // SAFETY: see above.
             #[cfg(target_arch = "x86_64")]
-            Isa::AmxInt8 => unsafe { product::<amx_int8::AmxInt8>(a, w, out) },
+            Isa::AmxInt8 => unsafe { product::<amx_int8::AmxInt8>(a, w, out, stride) },
             // SAFETY: plain Rust runs everywhere.
-            _ => unsafe { product::<scalar::Scalar>(a, w, out) },
+            _ => unsafe { product::<scalar::Scalar>(a, w, out, stride) },
         }
     }
 }

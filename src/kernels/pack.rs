@@ -1,5 +1,7 @@
 //! Weights laid out for the microkernels, and memory aligned for them.
 
+use std::ops::Range;
+
 use super::arena::{Arena, Stored};
 use super::gemm::Panels;
 use super::isa::{Isa, Kernels};
@@ -176,15 +178,27 @@ impl PackedWeights {
         self.k
     }
 
-    /// What the kernels read.
-    pub(crate) fn as_panels(&self) -> Panels<'_> {
+    /// What the kernels read of the output channels `columns`, which start with a panel.
+    ///
+    /// # Panics
+    /// When there are no such channels, or they start within a panel.
+    pub(crate) fn as_panels(&self, columns: Range<usize>) -> Panels<'_> {
+        let layout = Layout::of(self.isa);
+        assert!(
+            columns.start.is_multiple_of(layout.columns),
+            "channels from {} on start within a panel",
+            columns.start
+        );
+        assert!(columns.end <= self.n, "channels {columns:?} of {}", self.n);
+        let depth = self.k.next_multiple_of(layout.step);
+        let padded = columns.start..columns.end.next_multiple_of(layout.columns);
         Panels {
-            weights: self.panels(),
-            depth: self.k.next_multiple_of(Layout::of(self.isa).step),
-            scale: self.scale.as_slice(),
-            bias: self.bias.as_slice(),
-            minus_column_sum: self.minus_column_sum.as_slice(),
-            n: self.n,
+            weights: &self.panels()[padded.start * depth..padded.end * depth],
+            depth,
+            scale: &self.scale.as_slice()[padded.clone()],
+            bias: &self.bias.as_slice()[padded.clone()],
+            minus_column_sum: &self.minus_column_sum.as_slice()[padded],
+            n: columns.len(),
         }
     }
 }

@@ -89,6 +89,46 @@ impl QuantizedRows {
         self.zero_point.copy_from_slice(&rows.zero_point);
     }
 
+    /// Becomes the rows of all `parts`, one part after another.
+    ///
+    /// # Panics
+    /// When their rows differ in length.
+    pub fn join_rows<'a>(&mut self, parts: impl Iterator<Item = &'a QuantizedRows> + Clone) {
+        let k = parts.clone().next().map_or(0, QuantizedRows::k);
+        self.reset(parts.clone().map(QuantizedRows::rows).sum(), k);
+        let mut first = 0;
+        for part in parts {
+            assert_eq!(part.k, k, "rows of several lengths cannot follow each other");
+            let (m, bytes) = (part.rows(), part.rows() * self.stride);
+            self.bytes.as_mut_slice()[first * self.stride..][..bytes].copy_from_slice(&part.bytes.as_slice()[..bytes]);
+            self.scale[first..first + m].copy_from_slice(&part.scale);
+            self.zero_point[first..first + m].copy_from_slice(&part.zero_point);
+            first += m;
+        }
+    }
+
+    /// Becomes the rows whose columns are those of all `parts`, one part after another, as
+    /// [`Kernels::quantize_rows_within`] makes them of parts of the same rows: scales and zero points are those of any
+    /// part with columns.
+    ///
+    /// # Panics
+    /// When parts with columns differ in their number of rows.
+    pub fn join_columns<'a>(&mut self, parts: impl Iterator<Item = &'a QuantizedRows> + Clone) {
+        let parts = parts.filter(|part| part.k > 0);
+        let m = parts.clone().next().map_or(0, QuantizedRows::rows);
+        self.reset(m, parts.clone().map(QuantizedRows::k).sum());
+        let mut column = 0;
+        for part in parts {
+            assert_eq!(part.rows(), m, "parts of the same rows have as many");
+            for (i, to) in self.bytes.as_mut_slice()[..m * self.stride].chunks_exact_mut(self.stride).enumerate() {
+                to[column..column + part.k].copy_from_slice(part.row(i));
+            }
+            self.scale.copy_from_slice(&part.scale);
+            self.zero_point.copy_from_slice(&part.zero_point);
+            column += part.k;
+        }
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.scale.len()
@@ -152,6 +192,25 @@ impl<V: Lanes> Range<V> {
         let lo = f32::from_bits(self.lo.max_unsigned_lane());
         let hi = f32::from_bits(self.hi.max_lane() as u32);
         (if lo.is_sign_negative() { lo } else { 0.0 }, hi)
+    }
+}
+
+/// Smallest and largest value of a row or of a part of it, together with 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RowRange {
+    /// 0 or less; NaN or infinite when a value of the row is.
+    lo: f32,
+    /// 0 or more; NaN or infinite when a value of the row is.
+    hi: f32,
+}
+
+impl RowRange {
+    /// The range of both parts.
+    pub fn union(self, other: RowRange) -> RowRange {
+        // The bits are in the order that `Range` explains.
+        let highest = |a: f32, b: f32| if a.to_bits() as i32 >= b.to_bits() as i32 { a } else { b };
+        let lowest = |a: f32, b: f32| if a.to_bits() >= b.to_bits() { a } else { b };
+        RowRange { lo: lowest(self.lo, other.lo), hi: highest(self.hi, other.hi) }
     }
 }
 
@@ -297,6 +356,46 @@ impl LaneKernel for QuantizeRows<'_> {
     }
 }
 
+struct RowRanges<'a> {
+    x: &'a [f32],
+    ranges: &'a mut [RowRange],
+}
+
+impl LaneKernel for RowRanges<'_> {
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        let k = self.x.len() / self.ranges.len();
+        for (row, range) in self.x.chunks_exact(k).zip(self.ranges) {
+            let (lo, hi) = range_of::<V>(row).ends();
+            *range = RowRange { lo, hi };
+        }
+    }
+}
+
+struct QuantizeRowsWithin<'a> {
+    x: &'a [f32],
+    k: usize,
+    ranges: &'a [RowRange],
+    out: RowsMut<'a>,
+}
+
+impl LaneKernel for QuantizeRowsWithin<'_> {
+    #[inline(always)]
+    fn run<V: Lanes>(mut self) {
+        for (i, (row, range)) in self.x.chunks_exact(self.k).zip(self.ranges).enumerate() {
+            let params = QParams::for_range_u8(range.lo, range.hi);
+            store_row::<V>(
+                row,
+                params,
+                #[inline(always)]
+                |x| x,
+                i,
+                &mut self.out,
+            );
+        }
+    }
+}
+
 struct QuantizeRowsStatic<'a> {
     x: &'a [f32],
     k: usize,
@@ -383,6 +482,32 @@ impl Kernels {
         }
     }
 
+    /// The range of each row of `x` `[m, k]`; `ranges` holds `m` afterwards, none of which include a value when `k` is 0.
+    ///
+    /// # Panics
+    /// When `x` does not hold `m * k` values.
+    pub fn row_ranges(self, x: &[f32], m: usize, k: usize, ranges: &mut Vec<RowRange>) {
+        assert_eq!(x.len(), m * k, "ranges of {m} rows of {k} values");
+        ranges.clear();
+        ranges.resize(m, RowRange::default());
+        if !x.is_empty() {
+            self.run(RowRanges { x, ranges });
+        }
+    }
+
+    /// Quantizes parts `x` `[m, k]` of rows whose whole ranges are `ranges`, `[m]`: the same bits as these columns of
+    /// [`Kernels::quantize_rows`] of the whole rows.
+    ///
+    /// # Panics
+    /// When `x` does not hold a part for each range.
+    pub fn quantize_rows_within(self, x: &[f32], k: usize, ranges: &[RowRange], out: &mut QuantizedRows) {
+        assert_eq!(x.len(), ranges.len() * k, "parts of {k} values for {} ranges", ranges.len());
+        let out = out.rows_mut(ranges.len(), k);
+        if k > 0 {
+            self.run(QuantizeRowsWithin { x, k, ranges, out });
+        }
+    }
+
     /// Quantizes rows `x` `[m, k]` to u8 with parameters found beforehand, as
     /// [`super::affine::quantize_row_u8_static`] defines.
     ///
@@ -457,6 +582,40 @@ mod tests {
     }
 
     #[test]
+    fn parts_of_rows_quantized_within_the_ranges_of_the_whole_are_parts_of_the_whole() {
+        for k in EDGE_SIZES.into_iter().chain([384]).filter(|&k| k > 0) {
+            let x = rows_to_quantize(k);
+            let m = x.len() / k;
+            for kernels in Kernels::available() {
+                let mut whole = QuantizedRows::new();
+                kernels.quantize_rows(&x, k, &mut whole);
+                let cuts = [0..k / 3, k / 3..k / 3, k / 3..k];
+                let columns = cuts.clone().map(|cut| x.chunks(k).flat_map(|row| &row[cut.clone()]).copied().collect());
+                let columns: [Vec<f32>; 3] = columns;
+                let (mut ranges, mut own) = (vec![RowRange::default(); m], Vec::new());
+                for (columns, cut) in columns.iter().zip(&cuts) {
+                    kernels.row_ranges(columns, m, cut.len(), &mut own);
+                    ranges.iter_mut().zip(&own).for_each(|(all, own)| *all = all.union(*own));
+                }
+                let mut parts_of_rows = [QuantizedRows::new(), QuantizedRows::new(), QuantizedRows::new()];
+                for ((columns, cut), part) in columns.iter().zip(&cuts).zip(&mut parts_of_rows) {
+                    kernels.quantize_rows_within(columns, cut.len(), &ranges, part);
+                }
+                let mut joined = QuantizedRows::with_capacity(1, 7);
+                joined.join_columns(parts_of_rows.iter());
+                assert_eq!(parts(&joined), parts(&whole), "{} at k = {k}", kernels.isa());
+                let halves = [&x[..m / 2 * k], &x[m / 2 * k..]].map(|rows| {
+                    let mut half = QuantizedRows::new();
+                    kernels.quantize_rows(rows, k, &mut half);
+                    half
+                });
+                joined.join_rows(halves.iter());
+                assert_eq!(parts(&joined), parts(&whole), "{} at k = {k}", kernels.isa());
+            }
+        }
+    }
+
+    #[test]
     fn static_rows_are_what_the_definition_says_on_every_isa() {
         let all = [(0.02, 120), (1e-30, 0), (1e30, 255), (f32::MIN_POSITIVE, 7)];
         for (k, (scale, zero_point)) in [1, 16, 70, 385].into_iter().flat_map(|k| all.map(|params| (k, params))) {
@@ -519,6 +678,10 @@ mod tests {
                     let mut zero_point = Guarded::new(&vec![0i32; m], guard);
                     let out = RowsMut { bytes: &mut bytes, scale: &mut scale, zero_point: &mut zero_point, stride };
                     kernels.run(QuantizeRows { x: &x, k, out });
+                    let out = RowsMut { bytes: &mut bytes, scale: &mut scale, zero_point: &mut zero_point, stride };
+                    let mut ranges = vec![RowRange::default(); m];
+                    kernels.run(RowRanges { x: &x, ranges: &mut ranges });
+                    kernels.run(QuantizeRowsWithin { x: &x, k, ranges: &ranges, out });
                     let out = RowsMut { bytes: &mut bytes, scale: &mut scale, zero_point: &mut zero_point, stride };
                     let mut activated = Guarded::new(&vec![0f32; ACTIVATED_ROWS * k], guard);
                     let (activation, activated) = (Activation::Gelu, &mut activated[..]);

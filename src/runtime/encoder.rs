@@ -14,6 +14,8 @@ use super::matrix::{Matrix, quantize};
 use super::team::Team;
 use super::workspace::{Workspace, sized};
 
+mod divided;
+
 /// Tokens that run through all layers together, and of a longer sequence the rows that run through everything after
 /// attention together. Each such block reads all weights again, from the third-level cache or from memory; its
 /// activations come from the second-level one, or not far from there.
@@ -134,10 +136,13 @@ impl Int8Encoder {
             let context = sized(&mut w.context, rows.len() * width);
             team.read(index, |sequence| self.attend(layer, sequence[member], sequence, &mut w.attention, context));
         });
-        team.publish(self.layers.len(), member, |slot| {
-            sized(slot, hidden.as_slice().len()).copy_from_slice(hidden.as_slice());
-        });
+        self.publish_hidden(hidden.as_slice(), team, member);
         w.hidden = hidden;
+    }
+
+    /// Puts a member's rows into its slot, and waits until all have.
+    fn publish_hidden(&self, hidden: &[f32], team: &Team, member: usize) {
+        team.publish(self.layers.len(), member, |slot| sized(slot, hidden.len()).copy_from_slice(hidden));
         team.wait();
     }
 
@@ -270,7 +275,12 @@ impl Encoder for Int8Encoder {
         assert_eq!(batch.len(), 1, "a team computes one sequence at a time");
         let team = team.downcast_ref::<Team>().expect("the team of another executor was given");
         let _member = team.enter();
-        self.run_rows(batch, team, member, own(workspace));
+        let workspace = own(workspace);
+        if self.divides_weights(batch.tokens()) {
+            self.run_columns(batch, team, member, workspace);
+        } else {
+            self.run_rows(batch, team, member, workspace);
+        }
         if member == 0 {
             out.clear();
             team.read(self.layers.len(), |parts| parts.iter().for_each(|part| out.extend_from_slice(part)));

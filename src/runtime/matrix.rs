@@ -1,5 +1,7 @@
 //! Checkpoint tensors → matrix products and tables, quantizing here what a folder without quantization holds in float.
 
+use std::ops::Range;
+
 use crate::architectures::{LinearNames, TableName};
 use crate::checkpoint::{CheckpointError, Tensor, Weights};
 use crate::kernels::affine::{Inputs, QuantizedWeights, Scheme, quantize_weights};
@@ -137,6 +139,35 @@ impl Matrix {
             }
             column += n;
         }
+    }
+
+    /// Output channels.
+    pub(super) fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Whether [`Matrix::product_of_columns`] computes it: one int8 product of rows that have a scale each.
+    pub(super) fn is_divisible(&self) -> bool {
+        matches!(self.parts.as_slice(), [Part { product: Product::Int8(_), inputs: Inputs::Dynamic }])
+    }
+
+    /// Some columns of [`Matrix::product`], from a multiple of [`COLUMN_BLOCK`](kernels::COLUMN_BLOCK) on; rows of `out`
+    /// begin `stride` values apart.
+    ///
+    /// # Panics
+    /// When the matrix is not divisible.
+    pub(super) fn product_of_columns(
+        &self,
+        kernels: Kernels,
+        rows: &QuantizedRows,
+        columns: Range<usize>,
+        out: &mut [f32],
+        stride: usize,
+    ) {
+        let [Part { product: Product::Int8(weights), .. }] = self.parts.as_slice() else {
+            panic!("only one int8 product can be divided");
+        };
+        kernels.gemm_columns(rows, weights, columns, out, stride);
     }
 
     /// Bytes held as (int8, f32): integers; scales, zero points, biases and float weights.

@@ -1,17 +1,16 @@
-//! Threads that compute one sequence together, each some of its rows.
+//! Threads that compute one sequence together, each some of its rows or some of the columns of each product.
+//! Which of it is up to [`super::encoder`].
 //!
-//! Rows need each other in attention only. So each member writes the queries, keys and values of its rows into its own
-//! slot, waits for the others, and reads all slots. There are two slots each, for even and odd layers: a member that is
-//! one layer ahead writes the one that nobody reads any more. The locks around them are never waited for; they are what
-//! lets safe code share the slots.
+//! What a member has for the others it writes into a slot of its own; it waits until all have, and reads all slots. The
+//! locks around them are never waited for; they are what lets safe code share the slots.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use smallvec::SmallVec;
 
-use crate::kernels::AlignedVec;
+use crate::kernels::{AlignedVec, QuantizedRows, RowRange};
 
 /// Looks at the others before a waiting member offers its CPU to other threads.
 const SPINS: usize = 1 << 9;
@@ -20,13 +19,27 @@ const USUAL_MEMBERS: usize = 8;
 
 /// What the members share.
 pub(super) struct Team {
-    slots: Vec<[RwLock<AlignedVec<f32>>; 2]>,
+    slots: Vec<Slots>,
     /// Members that wait.
     waiting: AtomicUsize,
     /// How often all have met.
     meetings: AtomicUsize,
     /// A member panicked and will not come.
     broken: AtomicBool,
+}
+
+/// What a member has for the others.
+#[derive(Default)]
+pub(super) struct Slots {
+    /// Queries, keys and values of its rows, in turn for even and odd layers: a member that is one layer ahead writes the
+    /// one that nobody reads any more.
+    pub(super) layers: [RwLock<AlignedVec<f32>>; 2],
+    /// A part of the input of a product.
+    pub(super) input: RwLock<QuantizedRows>,
+    /// The ranges of its part of each row of such an input.
+    pub(super) ranges: RwLock<Vec<RowRange>>,
+    /// Its columns of the output of a product.
+    pub(super) output: RwLock<AlignedVec<f32>>,
 }
 
 /// A member at work; tells the others when it panics.
@@ -43,7 +56,7 @@ impl Drop for Member<'_> {
 impl Team {
     pub(super) fn new(members: usize) -> Self {
         Team {
-            slots: (0..members).map(|_| Default::default()).collect(),
+            slots: (0..members).map(|_| Slots::default()).collect(),
             waiting: AtomicUsize::new(0),
             meetings: AtomicUsize::new(0),
             broken: AtomicBool::new(false),
@@ -61,17 +74,37 @@ impl Team {
         tokens * member / members..tokens * (member + 1) / members
     }
 
+    /// Lets a member write one of its slots.
+    pub(super) fn give<T, R>(
+        &self,
+        member: usize,
+        slot: impl Fn(&Slots) -> &RwLock<T>,
+        write: impl FnOnce(&mut T) -> R,
+    ) -> R {
+        write(&mut slot(&self.slots[member]).write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Shows a slot of each member, in their order.
+    pub(super) fn see<T, R>(
+        &self,
+        slot: impl Fn(&Slots) -> &RwLock<T>,
+        see: impl FnOnce(&[RwLockReadGuard<'_, T>]) -> R,
+    ) -> R {
+        let slots = self.slots.iter().map(|slots| slot(slots).read().unwrap_or_else(PoisonError::into_inner));
+        see(&slots.collect::<SmallVec<[_; USUAL_MEMBERS]>>())
+    }
+
     /// Lets a member write its slot of a layer.
     pub(super) fn publish(&self, layer: usize, member: usize, write: impl FnOnce(&mut AlignedVec<f32>)) {
-        write(&mut self.slots[member][layer % 2].write().unwrap_or_else(PoisonError::into_inner));
+        self.give(member, |slots| &slots.layers[layer % 2], write);
     }
 
     /// Shows the slots of a layer, in the order of the members.
     pub(super) fn read<R>(&self, layer: usize, see: impl FnOnce(&[&[f32]]) -> R) -> R {
-        let of_layer = self.slots.iter().map(|slots| slots[layer % 2].read().unwrap_or_else(PoisonError::into_inner));
-        let slots: SmallVec<[_; USUAL_MEMBERS]> = of_layer.collect();
-        let parts: SmallVec<[&[f32]; USUAL_MEMBERS]> = slots.iter().map(|slot| slot.as_slice()).collect();
-        see(&parts)
+        self.see(
+            |slots| &slots.layers[layer % 2],
+            |slots| see(&slots.iter().map(|slot| slot.as_slice()).collect::<SmallVec<[_; USUAL_MEMBERS]>>()),
+        )
     }
 
     /// Waits until all members have come here as often as this one.

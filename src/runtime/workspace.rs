@@ -1,6 +1,6 @@
 //! Scratch memory of one thread.
 
-use crate::kernels::{AlignedVec, AttentionScratch, QuantizedRows};
+use crate::kernels::{AlignedVec, AttentionScratch, QuantizedRows, RowRange};
 
 use super::matrix::MatrixScratch;
 
@@ -23,6 +23,8 @@ pub struct Workspace {
     pub(super) projected: AlignedVec<f32>,
     /// One block inside the feed-forward network, `[rows, intermediate]`.
     pub(super) inner: AlignedVec<f32>,
+    /// Ranges of rows of which a team's member has a part.
+    pub(super) ranges: Vec<RowRange>,
     /// What products need that are not one int8 product.
     pub(super) matrix: MatrixScratch,
 }

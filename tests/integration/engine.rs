@@ -598,17 +598,17 @@ async fn until_shared(rig: &Rig, length: usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn threads_that_sleep_help_with_a_sequence_alone_when_it_is_long_enough_for_them() {
     let rig = Rig::new(RigOptions { threads: 4, ..RigOptions::default() });
-    until_shared(&rig, 24).await;
+    until_shared(&rig, 12).await;
     let seen = rig.encoder.members.lock().unwrap().clone();
     let sizes: Vec<usize> = seen.iter().map(|(_, size)| *size).collect();
-    // 24 tokens are enough for three of the four threads.
+    // 12 tokens are enough for three of the four threads.
     assert!(sizes.iter().all(|size| (2..=3).contains(size)), "{seen:?}");
     assert_eq!(seen.iter().filter(|(member, _)| *member == 0).count(), 1, "{seen:?}");
     assert_eq!(seen.len(), sizes[0], "{seen:?}");
 
     let before = rig.encoder.members.lock().unwrap().len();
-    rig.run(vec![vec![1; 15]]).await.unwrap();
-    rig.run(vec![vec![1; 24]; 2]).await.unwrap();
+    rig.run(vec![vec![1; 7]]).await.unwrap();
+    rig.run(vec![vec![1; 12]; 2]).await.unwrap();
     assert_eq!(rig.encoder.members.lock().unwrap().len(), before, "a short sequence or two of them were split");
 }
 

@@ -87,11 +87,11 @@ impl Case {
             let padded = Padded::new(self, Avx512Vnni256::LAYOUT);
             let mut out = vec![i32::MIN; self.m * self.n];
             // SAFETY: the CPU has AVX-512 VL and VNNI.
-            unsafe { product::<Avx512Vnni256>(padded.rows(), padded.panels(), Output::Sums(&mut out)) };
+            unsafe { product::<Avx512Vnni256>(padded.rows(), padded.panels(), Output::Sums(&mut out), self.n) };
             assert_eq!(out, sums, "sums of {EVEX_256} at {shape:?}");
             let mut out = vec![f32::NAN; self.m * self.n];
             // SAFETY: as above.
-            unsafe { product::<Avx512Vnni256>(padded.rows(), padded.panels(), Output::Floats(&mut out)) };
+            unsafe { product::<Avx512Vnni256>(padded.rows(), padded.panels(), Output::Floats(&mut out), self.n) };
             assert_eq!(bits(&out), floats, "floats of {EVEX_256} at {shape:?}");
         }
     }
@@ -255,10 +255,17 @@ fn no_kernel_touches_memory_outside_its_slices() {
                     };
                     let mut sums = Guarded::new(&vec![0i32; m * n], guard);
                     let mut floats = Guarded::new(&vec![0f32; m * n], guard);
+                    let wide = n + 3;
+                    let mut apart = Guarded::new(&vec![-1f32; (m * wide).saturating_sub(3)], guard);
                     // SAFETY: `check` is called for kernels the CPU has.
                     unsafe {
-                        product::<K>(rows, panels, Output::Sums(&mut sums));
-                        product::<K>(rows, panels, Output::Floats(&mut floats));
+                        product::<K>(rows, panels, Output::Sums(&mut sums), n);
+                        product::<K>(rows, panels, Output::Floats(&mut floats), n);
+                        product::<K>(rows, panels, Output::Floats(&mut apart), wide);
+                    }
+                    for (i, row) in apart.chunks(wide).enumerate() {
+                        assert_eq!(bits(&row[..n]), bits(&floats[i * n..][..n]), "{name}, rows apart");
+                        assert!(row[n..].iter().all(|x| *x == -1.0), "{name} wrote between rows");
                     }
                     assert_eq!(*sums, case.sums(), "{name} at {:?} {guard:?}", (m, n, k));
                     assert_eq!(bits(&floats), bits(&case.floats()), "{name} at {:?} {guard:?}", (m, n, k));
@@ -332,6 +339,23 @@ fn gemm_approximates_the_float_product() {
 }
 
 #[test]
+fn columns_of_a_product_are_those_of_the_whole() {
+    for (m, n, k) in [(1, 64, 64), (5, 130, 70), (17, 200, 384), (33, 256, 31)] {
+        let case = Case::random(m, n, k, 11);
+        for kernels in Kernels::available() {
+            let (rows, packed) = (case.rows(), case.pack(kernels));
+            let mut parts = vec![0.0; m * n];
+            for start in (0..n).step_by(2 * COLUMN_BLOCK) {
+                let columns = start..(start + 2 * COLUMN_BLOCK).min(n);
+                kernels.gemm_columns(&rows, &packed, columns, &mut parts[start..], n);
+            }
+            assert_eq!(bits(&parts), bits(&case.floats()), "{} at {:?}", kernels.gemm_name(), (m, n, k));
+            kernels.gemm_columns(&rows, &packed, COLUMN_BLOCK..COLUMN_BLOCK, &mut [], 0);
+        }
+    }
+}
+
+#[test]
 fn a_missing_bias_is_zero() {
     let case = Case::random(2, 3, 4, 1);
     let kernels = Kernels::detect();
@@ -368,6 +392,10 @@ fn sizes_that_do_not_fit_are_panics() {
     assert!(message.contains("m * n"), "{message}");
     let message = panic_message(|| kernels.gemm(&Case::random(2, 3, 5, 1).rows(), &packed, &mut [0.0; 6]));
     assert!(message.contains("differ in k"), "{message}");
+    let message = panic_message(|| kernels.gemm_columns(&case.rows(), &packed, 1..3, &mut [0.0; 4], 2));
+    assert!(message.contains("within a block"), "{message}");
+    let message = panic_message(|| kernels.gemm_columns(&case.rows(), &packed, 0..4, &mut [0.0; 8], 4));
+    assert!(message.contains("0..4 of 3"), "{message}");
     let message = panic_message(|| {
         PackedWeights::pack(kernels, &vec![0; MAX_K + 1], &[1.0], None, 1, MAX_K + 1);
     });

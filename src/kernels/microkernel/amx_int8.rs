@@ -38,9 +38,9 @@ impl Product for AmxInt8 {
         Layout { columns: SIDE, group: 4, step: STEP }
     }
 
-    unsafe fn product(a: Rows<'_>, w: Panels<'_>, out: Out) {
+    unsafe fn product(a: Rows<'_>, w: Panels<'_>, out: Out, stride: usize) {
         // SAFETY: the caller's promise.
-        unsafe { product(a, w, out) };
+        unsafe { product(a, w, out, stride) };
     }
 }
 
@@ -50,6 +50,7 @@ struct Job<'a> {
     a: Rows<'a>,
     w: Panels<'a>,
     out: Out,
+    stride: usize,
     height: usize,
 }
 
@@ -66,13 +67,13 @@ type Block = [Half; 2];
 /// # Safety
 /// As [`Product::product`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")]
-unsafe fn product(a: Rows<'_>, w: Panels<'_>, out: Out) {
+unsafe fn product(a: Rows<'_>, w: Panels<'_>, out: Out, stride: usize) {
     let (m, panels) = (a.scale.len(), w.n.div_ceil(SIDE));
     if m == 0 || panels == 0 {
         return;
     }
     let row_tiles = m.div_ceil(SIDE);
-    let job = Job { a, w, out, height: m.div_ceil(row_tiles) };
+    let job = Job { a, w, out, stride, height: m.div_ceil(row_tiles) };
     // The last tile and the last group may overlap those before: what is computed twice is written twice.
     let row = |tile: usize| (tile * job.height).min(m - job.height);
     // SAFETY: the caller promises tiles.
@@ -278,13 +279,13 @@ impl Job<'_> {
         for i in 0..self.height {
             let z = _mm512_set1_epi32(zero_point[i]);
             let scale = _mm512_set1_ps(row_scale[i]);
-            let at = (row + i) * n + column;
+            let at = (row + i) * self.stride + column;
             for v in 0..C {
                 // SAFETY: `sums` holds `height` rows of `16 * C`.
                 let raw = unsafe { _mm512_loadu_si512(sums.add((i * C + v) * SIDE).cast()) };
                 let sum = _mm512_add_epi32(raw, _mm512_mullo_epi32(z, sum_lanes[v]));
                 match self.out {
-                    // SAFETY: the output has `n` values in each row; masked lanes are not touched in memory.
+                    // SAFETY: the output has `n` values in each row, `stride` apart; masked lanes are not touched in memory.
                     Out::Sums(out) => unsafe {
                         _mm512_mask_storeu_epi32(out.wrapping_add(at + SIDE * v), masks[v], sum);
                     },

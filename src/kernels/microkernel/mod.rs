@@ -116,13 +116,13 @@ pub(crate) trait Product {
     /// The weight layout it reads.
     fn layout() -> Layout;
 
-    /// Computes all rows and channels.
+    /// Computes all rows and channels; rows of the output begin `stride` values apart.
     ///
     /// # Safety
     /// The CPU has the instruction set; the sizes of rows and panels fit together as their docs say, with
     /// `Panels::depth` a multiple of the layout's step that is readable from the start of each row; the output has room
     /// for all rows and channels.
-    unsafe fn product(a: Rows<'_>, w: Panels<'_>, out: Out);
+    unsafe fn product(a: Rows<'_>, w: Panels<'_>, out: Out, stride: usize);
 }
 
 impl<K: Microkernel> Product for K {
@@ -130,9 +130,9 @@ impl<K: Microkernel> Product for K {
         K::LAYOUT
     }
 
-    unsafe fn product(a: Rows<'_>, w: Panels<'_>, out: Out) {
+    unsafe fn product(a: Rows<'_>, w: Panels<'_>, out: Out, stride: usize) {
         // SAFETY: the caller's promise.
-        unsafe { product_of_strips::<K>(a, w, out) };
+        unsafe { product_of_strips::<K>(a, w, out, stride) };
     }
 }
 
