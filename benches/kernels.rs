@@ -132,7 +132,7 @@ fn rows(c: &mut Criterion) {
             b.iter(|| kernels.add_layer_norm(norm, &x, &mut stream));
         });
         group.bench_function(format!("add+layer_norm+quantize/{isa}"), |b| {
-            b.iter(|| kernels.add_layer_norm_quantize(norm, &x, &mut stream, &mut quantized));
+            b.iter(|| kernels.add_layer_norm_quantize(norm, &x, &mut stream, None, &mut quantized));
         });
         for tokens in [16, 128, 512] {
             group.throughput(Throughput::Elements(tokens as u64));

@@ -23,6 +23,9 @@ const PACK_QUANTIZED: &str = "pack-quantized";
 const BINARY: &str = "octet-binary";
 /// Nothing is quantized.
 const DENSE: &str = "dense";
+/// Some modules are smoothed, and each is packed as its levels are elsewhere. compressed-tensors has no place for the
+/// factors, and would ignore them (`docs/decisions/0015-smoothing.md`).
+const SMOOTHED: &str = "octet-smoothed";
 /// Each group names its own format.
 const MIXED: &str = "mixed-precision";
 
@@ -36,6 +39,9 @@ pub struct QuantizationConfig {
     pub groups: Vec<QuantizationGroup>,
     /// Modules kept in float although a group targets them: names, `re:` patterns, or classes.
     pub ignore: Vec<String>,
+    /// Names of the modules with integers whose inputs are multiplied by factors before they are rounded: those of
+    /// [`QuantizedWeights::smoothing`](crate::kernels::affine::QuantizedWeights::smoothing).
+    pub smoothed: Vec<String>,
 }
 
 /// Modules that are quantized alike.
@@ -103,7 +109,7 @@ impl QuantizationConfig {
         let group =
             |target: &str, inputs| QuantizationGroup { targets: vec![target.into()], weights: Scheme::INT8, inputs };
         let groups = vec![group("Linear", Some(InputConfig::DYNAMIC)), group("Embedding", None)];
-        QuantizationConfig { groups, ignore }
+        QuantizationConfig { groups, ignore, smoothed: Vec::new() }
     }
 
     /// A short name for how linear layers run, such as `w8a8-dynamic` or `w4a16`; `mixed` when they differ.
@@ -152,7 +158,7 @@ impl QuantizationConfig {
             None => Err(unsupported(format!("no {key}"), &allowed.join(", "))),
         };
         only("quant_method", &["compressed-tensors"])?;
-        let format = only("format", &[INT_QUANTIZED, NAIVE_QUANTIZED, PACK_QUANTIZED, BINARY, MIXED, DENSE])?;
+        let format = only("format", &[INT_QUANTIZED, NAIVE_QUANTIZED, PACK_QUANTIZED, BINARY, SMOOTHED, MIXED, DENSE])?;
         if field("quantization_status").is_some() {
             only("quantization_status", &["compressed"])?;
         }
@@ -167,17 +173,21 @@ impl QuantizationConfig {
             found,
             allowed: allowed.into(),
         };
-        let ignore: Vec<String> = match field("ignore") {
-            None => Vec::new(),
-            Some(list) => serde_json::from_value(list.clone())
-                .map_err(|_| malformed("ignore", shown(list), "a list of module names"))?,
+        let names = |key: &str| -> Result<Vec<String>, CheckpointError> {
+            let names = field(key).map(|list| serde_json::from_value(list.clone()));
+            names.unwrap_or(Ok(Vec::new())).map_err(|_| malformed(key, shown(&value[key]), "a list of module names"))
         };
+        let (ignore, smoothed) = (names("ignore")?, names("smoothed")?);
+        if smoothed.is_empty() == (format == SMOOTHED) {
+            let found = format!("{} modules in format \"{format}\"", smoothed.len());
+            return Err(malformed("smoothed", found, &format!("some in \"{SMOOTHED}\", none in others")));
+        }
         for target in &ignore {
             check_pattern(target).map_err(|(found, supported)| unsupported(format!("ignore: {found}"), supported))?;
         }
         let groups = field("config_groups").and_then(Value::as_object).filter(|g| !g.is_empty() || format == DENSE);
         let groups = groups.ok_or_else(|| malformed("config_groups", "missing".into(), "an object of groups"))?;
-        let mut config = QuantizationConfig { groups: Vec::new(), ignore };
+        let mut config = QuantizationConfig { groups: Vec::new(), ignore, smoothed };
         for (name, group) in groups {
             let key = format!("config_groups.{name}");
             let group: Group = serde_json::from_value(group.clone())
@@ -188,16 +198,20 @@ impl QuantizationConfig {
         Ok(config)
     }
 
-    /// The object as compressed-tensors and vLLM read it.
+    /// The object as compressed-tensors and vLLM read it; with smoothed modules, one that they refuse.
     pub fn to_json(&self) -> Value {
-        let first = self.groups.first().map_or(DENSE, |group| format_of(group.weights.levels));
-        let same = self.groups.iter().all(|group| format_of(group.weights.levels) == first);
+        let format_of = |group: &QuantizationGroup| match self.smoothed.as_slice() {
+            [] => format_of(group.weights.levels),
+            _ => SMOOTHED,
+        };
+        let first = self.groups.first().map_or(DENSE, format_of);
+        let same = self.groups.iter().all(|group| format_of(group) == first);
         let mut groups = Map::new();
         for (i, group) in self.groups.iter().enumerate() {
             let group = Group {
                 // Also where the whole has the same one: compressed-tensors takes a group without for weights of 8 bits
                 // when its inputs have 8.
-                format: Some(format_of(group.weights.levels).into()),
+                format: Some(format_of(group).into()),
                 targets: group.targets.clone(),
                 weights: Some(Args::of_weights(group.weights)),
                 input_activations: group.inputs.map(Args::of_inputs),
@@ -205,13 +219,17 @@ impl QuantizationConfig {
             };
             groups.insert(format!("group_{i}"), json!(group));
         }
-        json!({
+        let mut config = json!({
             "quant_method": "compressed-tensors",
             "format": if same { first } else { MIXED },
             "quantization_status": "compressed",
             "ignore": self.ignore,
             "config_groups": groups,
-        })
+        });
+        if !self.smoothed.is_empty() {
+            config["smoothed"] = json!(self.smoothed);
+        }
+        config
     }
 }
 
@@ -225,7 +243,7 @@ impl Group {
             _ => format,
         };
         let format = if format == NAIVE_QUANTIZED { INT_QUANTIZED } else { format };
-        if format != MIXED && format != format_of(weights.levels) {
+        if ![MIXED, SMOOTHED].contains(&format) && format != format_of(weights.levels) {
             return Err((format!("{} in format \"{format}\"", weights.levels.name()), FORMATS));
         }
         let inputs = self.input_activations.as_ref().map(Args::inputs).transpose()?;

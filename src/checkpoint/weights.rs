@@ -177,20 +177,21 @@ impl Weights {
         self.entries.iter().filter(move |(_, e)| !e.taken && is_weight(e)).map(|(name, _)| name.as_str())
     }
 
-    /// Reads one tensor, together with its `<name>_scale` and `<name>_zero_point` when it is stored in integers: as I8,
-    /// or as `<name>_packed` with `<name>_shape`.
+    /// Reads one tensor, together with its `<name>_scale`, `<name>_zero_point` and `<name>_smoothing` when it is stored in
+    /// integers: as I8, or as `<name>_packed` with `<name>_shape`.
     ///
     /// # Errors
     /// [`CheckpointError`] when it is missing, of another shape or of an unusable storage type, has values that are
-    /// not finite or not of its scheme, or scales or zero points that are missing, of another shape, not finite or not
-    /// positive.
+    /// not finite or not of its scheme, or scales, zero points or factors that are missing, of another shape, not finite
+    /// or not positive.
     pub fn take(&mut self, name: &str, shape: &[usize]) -> Result<Tensor, CheckpointError> {
         if let Some((tensor, _)) = self.replaced.get(name).filter(|(tensor, _)| tensor.shape() == shape) {
             return Ok(tensor.clone());
         }
         if !self.entries.contains_key(name) && self.entries.contains_key(&packed_name(name)) {
-            let weights = self.packed(name, shape)?;
-            for part in ["packed", "shape", "scale", "zero_point"] {
+            let mut weights = self.packed(name, shape)?;
+            weights.smoothing = self.smoothing(name, weights.shape)?;
+            for part in ["packed", "shape", "scale", "zero_point", "smoothing"] {
                 self.mark_taken(&format!("{name}_{part}"));
             }
             return Ok(Tensor::Quantized(weights));
@@ -198,11 +199,15 @@ impl Weights {
         let entry = self.entry(name)?;
         self.check_shape(entry, shape)?;
         if entry.header.dtype == Dtype::I8 {
-            let weights = self.int8(name, shape)?;
-            for part in ["", "_scale", "_zero_point"] {
+            let mut weights = self.int8(name, shape)?;
+            weights.smoothing = self.smoothing(name, weights.shape)?;
+            for part in ["", "_scale", "_zero_point", "_smoothing"] {
                 self.mark_taken(&format!("{name}{part}"));
             }
             return Ok(Tensor::Quantized(weights));
+        }
+        if self.is_smoothed(name) {
+            return Err(self.bad(entry, "float, but \"config.json\" says that it is smoothed".into()));
         }
         let data = self.read_f32(entry)?;
         self.mark_taken(name);
@@ -321,7 +326,7 @@ impl Weights {
         }
         let zero_point = self.int8_zero_point(name, group)?;
         let scheme = Scheme { levels: Levels::Int8, symmetric: zero_point.is_empty(), granularity };
-        Ok(QuantizedWeights { scheme, shape, values, scale, zero_point })
+        Ok(QuantizedWeights { scheme, shape, values, scale, zero_point, smoothing: Vec::new() })
     }
 
     /// Zero points beside an I8 matrix, in the shape of its scales; empty when there are none but zeros.
@@ -387,7 +392,39 @@ impl Weights {
             zero_point = packing::transpose(&packing::unpack(&words, zero_rows, levels.bits()), zero_rows);
         }
         let scheme = Scheme { levels, symmetric, granularity };
-        Ok(QuantizedWeights { scheme, shape: [rows, columns], values, scale, zero_point })
+        let (shape, smoothing) = ([rows, columns], Vec::new());
+        Ok(QuantizedWeights { scheme, shape, values, scale, zero_point, smoothing })
+    }
+
+    /// Whether the folder says that the module that owns a tensor is smoothed.
+    fn is_smoothed(&self, name: &str) -> bool {
+        let smoothed = self.quantization.as_ref().map_or(&[][..], |q| &q.smoothed);
+        smoothed.iter().any(|module| module == module_of(name))
+    }
+
+    /// The factor of each column of a quantized matrix; empty when it is not smoothed.
+    fn smoothing(&self, name: &str, [_, columns]: [usize; 2]) -> Result<Vec<f32>, CheckpointError> {
+        let smoothing = format!("{name}_smoothing");
+        match (self.is_smoothed(name), self.entries.get(&smoothing)) {
+            (false, None) => Ok(Vec::new()),
+            (false, Some(entry)) => Err(self.bad(
+                entry,
+                "not in \"quantization_config.smoothed\" of \"config.json\", so it would be ignored".into(),
+            )),
+            (true, _) => {
+                let entry = self.entry(&smoothing)?;
+                self.check_shape(entry, &[columns])?;
+                let factors = self.read_f32(entry)?;
+                match factors.iter().position(|&f| f < f32::MIN_POSITIVE) {
+                    None => Ok(factors),
+                    Some(at) => {
+                        let reason =
+                            format!("factor {} of column {at}, expected a positive normal number", factors[at]);
+                        Err(self.bad(entry, reason))
+                    }
+                }
+            }
+        }
     }
 
     /// The two sizes of a quantized tensor.

@@ -14,6 +14,7 @@ use super::file::read_in;
 use super::model_dir::WEIGHTS_FILE;
 use super::packing;
 use super::temporary::Temporary;
+use super::weights::module_of;
 use super::{CheckpointError, MANIFEST_FILE, QuantManifest, QuantizationConfig, Tensor, sentence_transformer};
 
 /// Longest file that is copied from a source folder; the tokenizer of XLM-RoBERTa has 17 MB.
@@ -27,7 +28,7 @@ const ELEMENTS_AT_ONCE: usize = 1 << 16;
 pub struct ModelFiles<'a> {
     /// Content of `config.json`, without `quantization_config`.
     pub config: Map<String, Value>,
-    /// How the tensors are quantized; `None` for float weights.
+    /// How the tensors are quantized; `None` for float weights. Which modules are smoothed, the tensors say.
     pub quantization: Option<&'a QuantizationConfig>,
     /// All weights by name; quantized ones get their scales beside them as `<name>_scale`, and so on.
     pub tensors: BTreeMap<String, Tensor>,
@@ -118,6 +119,7 @@ fn write_content(folder: &Path, files: &ModelFiles) -> Result<(), CheckpointErro
     let mut config = files.config.clone();
     config.shift_remove("quantization_config");
     if let Some(quantization) = files.quantization {
+        let quantization = QuantizationConfig { smoothed: smoothed(&files.tensors), ..quantization.clone() };
         config.insert("quantization_config".into(), quantization.to_json());
     }
     let mut config = serde_json::to_vec_pretty(&config).expect("a JSON object can be written");
@@ -145,6 +147,13 @@ fn write_content(folder: &Path, files: &ModelFiles) -> Result<(), CheckpointErro
         write_file(folder, name, content)?;
     }
     Ok(())
+}
+
+/// The modules with factors for their inputs.
+fn smoothed(tensors: &BTreeMap<String, Tensor>) -> Vec<String> {
+    let is_smoothed = |tensor: &Tensor| matches!(tensor, Tensor::Quantized(weights) if !weights.smoothing.is_empty());
+    let names = tensors.iter().filter(|(_, tensor)| is_smoothed(tensor)).map(|(name, _)| name);
+    names.map(|name| module_of(name).to_string()).collect()
 }
 
 /// Writes a file of a folder, to the disk.
@@ -218,6 +227,9 @@ fn parts(weights: &QuantizedWeights) -> Vec<(&'static str, Vec<usize>, Stored<'_
         _ => vec![rows, groups],
     };
     let mut parts = vec![("_scale", parameters.clone(), Stored::F32(&weights.scale))];
+    if !weights.smoothing.is_empty() {
+        parts.push(("_smoothing", vec![columns], Stored::F32(&weights.smoothing)));
+    }
     let has_zeros = !weights.zero_point.is_empty();
     if levels == Levels::Int8 {
         parts.push(("", vec![rows, columns], Stored::I8(&weights.values)));

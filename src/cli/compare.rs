@@ -107,8 +107,8 @@ pub(super) fn workbench<'a>(
     rounding: Rounding,
     kernels: (Kernels, usize),
 ) -> anyhow::Result<(Workbench<'a>, Calibration)> {
-    let calibration = calibrated(original, judge, rounding == Rounding::Gptq, ObserverKind::default())?;
     let base = Recipe { rounding, ..Recipe::default() };
+    let calibration = calibrated(original, judge, &base, ObserverKind::default())?;
     let bar = progress::bar(original.modules.len(), "one at a time");
     let told = |done: usize| bar.set_position(done as u64);
     let bench = Workbench::new(original, judge, forms, &base, Some(&calibration), kernels, told)?;
@@ -116,17 +116,18 @@ pub(super) fn workbench<'a>(
     Ok((bench, calibration))
 }
 
-/// What enters the layers of the float model on the judge's texts.
+/// What enters the layers of the float model on the judge's texts, as `recipe` needs it.
 pub(super) fn calibrated(
     original: &Original,
     judge: &Judge,
-    moments: bool,
+    recipe: &Recipe,
     observer: ObserverKind,
 ) -> anyhow::Result<Calibration> {
     let bar = progress::bar(judge.len(), "calibrate");
-    let options = CalibrateOptions { observer, moments };
+    let options = CalibrateOptions { observer, moments: recipe.rounding == Rounding::Gptq };
+    let smoothing = original.smoothing(recipe)?;
     let told = |done: usize| bar.set_position(done as u64);
-    let calibration = Calibration::run(&original.encoder, judge.batches(), options, told)?;
+    let calibration = Calibration::run(&original.encoder, judge.batches(), options, &smoothing, told)?;
     bar.finish_and_clear();
     Ok(calibration)
 }

@@ -130,7 +130,7 @@ fn sizes(spec: &EncoderSpec, size: impl Fn(&LayerSpec) -> usize) -> String {
     sizes.join(", ")
 }
 
-/// Scheme, bits of a weight and bytes of each table and matrix, scales and zero points included.
+/// Scheme, bits of a weight and bytes of each table and matrix, scales, zero points and factors included.
 fn layers(names: &EncoderNames, width: usize, weights: &Weights) -> Table {
     let tables = names.tables().map(|t| (t.weight.as_str(), t.rows * width));
     let matrices = names.layers.iter().flat_map(|l| l.linears()).map(|l| (l.weight.as_str(), l.outputs * l.inputs));
@@ -144,7 +144,10 @@ fn layers(names: &EncoderNames, width: usize, weights: &Weights) -> Table {
         let dtype = parts.iter().find(|part| part.name == name).map_or("I32", |part| part.dtype.as_str());
         let group = weights.quantization().and_then(|q| q.group_of(module));
         let stored = match group.filter(|_| dtype.starts_with('I')) {
-            Some(group) => group.weights.to_string(),
+            Some(group) => {
+                let smoothed = parts.iter().any(|part| part.name.ends_with("_smoothing"));
+                format!("{}{}", group.weights, if smoothed { ", smoothed" } else { "" })
+            }
             None => dtype.to_lowercase(),
         };
         let bits = format!("{:.2}", 8.0 * bytes as f64 / elements as f64);

@@ -12,6 +12,7 @@ use crate::quantize::observers::ObserverKind;
 use crate::quantize::report::Report;
 use crate::quantize::{
     Answers, Calibration, Form, Judge, Original, Passed, QuantizeOptions, Recipe, Rounding, quantize,
+    smoothing_strength,
 };
 
 use super::columns::TextColumnArgs;
@@ -72,6 +73,9 @@ pub(super) struct QuantizeArgs {
     /// Let biases take up the mean error of their layer
     #[arg(long, requires = "calibrate")]
     bias_correction: bool,
+    /// Divide what enters the matrices behind norms by factors per channel: the strength, 0 to 1, such as 0.5
+    #[arg(long, value_name = "STRENGTH")]
+    smoothing: Option<f64>,
     /// Texts to compare answers with the float model's on; those of --calibrate when left out
     #[arg(long, value_name = "FILE")]
     data: Option<PathBuf>,
@@ -164,6 +168,9 @@ fn recipe(args: &QuantizeArgs) -> anyhow::Result<Recipe> {
     args.layers.iter().try_for_each(|rule| recipe.add_layer(rule))?;
     recipe.rounding = args.rounding.unwrap_or(recipe.rounding);
     recipe.bias_correction |= args.bias_correction;
+    if let Some(strength) = args.smoothing {
+        recipe.smoothing = Some(smoothing_strength(strength).map_err(anyhow::Error::msg).context("--smoothing")?);
+    }
     if args.calibrate.is_none() && (recipe.rounding == Rounding::Gptq || recipe.bias_correction) {
         bail!("GPTQ and bias correction look at what enters the layers; give texts with --calibrate");
     }
@@ -194,8 +201,7 @@ fn look<'a>(
     let judged =
         |file: &Path, count: usize| judge(&original, head, &sample(file, &columns, count)?, (kernels, threads));
     let seen = args.calibrate.as_deref().map(|file| judged(file, args.samples)).transpose()?;
-    let moments = recipe.rounding == Rounding::Gptq;
-    let calibration = seen.as_ref().map(|seen| calibrated(&original, seen, moments, args.observer)).transpose()?;
+    let calibration = seen.as_ref().map(|seen| calibrated(&original, seen, recipe, args.observer)).transpose()?;
     let bar = progress::bar(original.modules.len(), "round");
     let mut forms = original.forms(recipe, calibration.as_ref(), |done| bar.set_position(done as u64))?;
     bar.finish_and_clear();

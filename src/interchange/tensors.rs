@@ -48,7 +48,8 @@ impl Array {
                 let first = zero_point[0];
                 zero_point.resize(if symmetric { 0 } else { count }, first);
                 let scheme = Scheme { levels: Levels::Int8, symmetric, granularity };
-                Ok(Tensor::Quantized(QuantizedWeights { scheme, shape, values: data, scale, zero_point }))
+                let (values, smoothing) = (data, Vec::new());
+                Ok(Tensor::Quantized(QuantizedWeights { scheme, shape, values, scale, zero_point, smoothing }))
             }
         }
     }

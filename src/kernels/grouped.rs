@@ -231,8 +231,8 @@ mod tests {
         let k = 65_536;
         let scheme = Scheme { levels: Levels::Int8, symmetric: false, granularity: Granularity::Channel };
         // Weights 255 levels above their zero point, activations 255 above theirs.
-        let weights =
-            QuantizedWeights { scheme, shape: [1, k], values: vec![127; k], scale: vec![1.0], zero_point: vec![-128] };
+        let (values, scale, zero_point, smoothing) = (vec![127; k], vec![1.0], vec![-128], vec![]);
+        let weights = QuantizedWeights { scheme, shape: [1, k], values, scale, zero_point, smoothing };
         let rows = QuantizedRows::from_parts(&vec![255; k], &[1.0], &[0], k);
         for kernels in Kernels::available() {
             let packed = GroupedWeights::pack(kernels, &weights, &[0.0]);

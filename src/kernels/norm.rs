@@ -3,7 +3,7 @@
 
 use super::isa::Kernels;
 use super::lanes::{LaneKernel, Lanes, groups};
-use super::quantize::{QuantizedRows, ROWS, Range, RowsMut, quantize_group, row_count};
+use super::quantize::{Plain, QuantizedRows, ROWS, Range, RowsMut, Smoothing, quantize_group, row_count};
 
 /// Parameters of a layer norm over rows of `gamma.len()` values.
 #[derive(Clone, Copy, Debug)]
@@ -81,37 +81,45 @@ fn variance<V: Lanes>(row: &[f32], mean: f32) -> f32 {
     sum / row.len() as f32
 }
 
-/// `row = (row * inverse - mean * inverse) * gamma + beta`; gives the range of the result.
+/// `row = (row * inverse - mean * inverse) * gamma + beta`; gives the range of the result, smoothed.
 #[inline(always)]
-fn scale_and_shift<V: Lanes>(norm: &LayerNorm<'_>, mean: f32, inverse: f32, row: &mut [f32]) -> Range<V> {
+fn scale_and_shift<V: Lanes>(
+    norm: &LayerNorm<'_>,
+    smoothing: impl Smoothing,
+    mean: f32,
+    inverse: f32,
+    row: &mut [f32],
+) -> Range<V> {
     let k = row.len();
     assert!(norm.gamma.len() == k && norm.beta.len() == k);
+    assert!(smoothing.fits(k), "smoothing needs one factor per channel");
     let (at, gamma, beta) = (row.as_mut_ptr(), norm.gamma.as_ptr(), norm.beta.as_ptr());
     let (inverse, shift) = (V::splat(inverse), V::splat(-mean * inverse));
     let mut range = Range::new();
     groups(
         k,
         #[inline(always)]
-        // SAFETY: `count` values from `i` on are in all three slices, which have `k` values (asserted above). The lanes
-        // after their end become 0, as their gamma and beta are.
+        // SAFETY: `count` values from `i` on are in all three slices, which have `k` values and which the smoothing fits
+        // (asserted above). The lanes after their end become 0, as their gamma and beta are.
         |i, count| unsafe {
             let d = V::load_first(at.add(i), count, mean).mul_add(inverse, shift);
             let y = d.mul_add(V::load_first(gamma.add(i), count, 0.0), V::load_first(beta.add(i), count, 0.0));
             y.store_first(at.add(i), count);
-            range.include(y);
+            range.include(smoothing.apply(y, i, count));
         },
     );
     range
 }
 
-struct Normalize<'a> {
+struct Normalize<'a, S> {
     norm: LayerNorm<'a>,
     x: Option<&'a [f32]>,
     hidden: &'a mut [f32],
+    smoothing: S,
     out: Option<RowsMut<'a>>,
 }
 
-impl LaneKernel for Normalize<'_> {
+impl<S: Smoothing> LaneKernel for Normalize<'_, S> {
     /// Each step runs over a few rows before the next one, so that no row waits for the sums across its lanes.
     #[inline(always)]
     fn run<V: Lanes>(mut self) {
@@ -126,25 +134,34 @@ impl LaneKernel for Normalize<'_> {
                 inverses[i] = 1.0 / (variance::<V>(row, means[i]) + self.norm.eps).sqrt();
             }
             for (i, row) in rows.chunks_exact_mut(k).enumerate() {
-                ranges[i] = scale_and_shift(&self.norm, means[i], inverses[i], row);
+                ranges[i] = scale_and_shift(&self.norm, self.smoothing, means[i], inverses[i], row);
             }
             if let Some(out) = &mut self.out {
-                quantize_group(rows, k, &ranges[..count], first, out);
+                quantize_group(rows, k, self.smoothing, &ranges[..count], first, out);
             }
         }
     }
 }
 
 impl Kernels {
-    fn normalize(self, norm: LayerNorm<'_>, x: Option<&[f32]>, hidden: &mut [f32], out: Option<&mut QuantizedRows>) {
+    fn normalize(
+        self,
+        norm: LayerNorm<'_>,
+        x: Option<&[f32]>,
+        hidden: &mut [f32],
+        smoothing: Option<&[f32]>,
+        out: Option<&mut QuantizedRows>,
+    ) {
         let k = norm.k();
         let m = row_count(hidden.len(), k);
         if let Some(x) = x {
             assert_eq!(x.len(), hidden.len(), "layer norm adds x to rows of another size");
         }
         let out = out.map(|out| out.rows_mut(m, k));
-        if k > 0 {
-            self.run(Normalize { norm, x, hidden, out });
+        match smoothing {
+            _ if k == 0 => {}
+            None => self.run(Normalize { norm, x, hidden, smoothing: Plain, out }),
+            Some(smoothing) => self.run(Normalize { norm, x, hidden, smoothing, out }),
         }
     }
 
@@ -153,15 +170,22 @@ impl Kernels {
     /// # Panics
     /// When sizes do not fit together.
     pub fn layer_norm(self, norm: LayerNorm<'_>, x: &mut [f32]) {
-        self.normalize(norm, None, x, None);
+        self.normalize(norm, None, x, None, None);
     }
 
-    /// [`Kernels::layer_norm`], also giving the rows quantized.
+    /// [`Kernels::layer_norm`], also giving the rows quantized: as they are, or multiplied by `smoothing` `[k]`, channel by
+    /// channel, before that.
     ///
     /// # Panics
     /// When sizes do not fit together.
-    pub fn layer_norm_quantize(self, norm: LayerNorm<'_>, x: &mut [f32], out: &mut QuantizedRows) {
-        self.normalize(norm, None, x, Some(out));
+    pub fn layer_norm_quantize(
+        self,
+        norm: LayerNorm<'_>,
+        x: &mut [f32],
+        smoothing: Option<&[f32]>,
+        out: &mut QuantizedRows,
+    ) {
+        self.normalize(norm, None, x, smoothing, Some(out));
     }
 
     /// The step after each half of a post-norm block, in place: `hidden = norm(hidden + x)`, rows `[m, k]`.
@@ -169,15 +193,22 @@ impl Kernels {
     /// # Panics
     /// When sizes do not fit together.
     pub fn add_layer_norm(self, norm: LayerNorm<'_>, x: &[f32], hidden: &mut [f32]) {
-        self.normalize(norm, Some(x), hidden, None);
+        self.normalize(norm, Some(x), hidden, None, None);
     }
 
-    /// [`Kernels::add_layer_norm`], also giving the rows quantized.
+    /// [`Kernels::add_layer_norm`], also giving the rows quantized, as [`Kernels::layer_norm_quantize`] does.
     ///
     /// # Panics
     /// When sizes do not fit together.
-    pub fn add_layer_norm_quantize(self, norm: LayerNorm<'_>, x: &[f32], hidden: &mut [f32], out: &mut QuantizedRows) {
-        self.normalize(norm, Some(x), hidden, Some(out));
+    pub fn add_layer_norm_quantize(
+        self,
+        norm: LayerNorm<'_>,
+        x: &[f32],
+        hidden: &mut [f32],
+        smoothing: Option<&[f32]>,
+        out: &mut QuantizedRows,
+    ) {
+        self.normalize(norm, Some(x), hidden, smoothing, Some(out));
     }
 }
 
@@ -191,6 +222,11 @@ mod tests {
     fn inputs(m: usize, k: usize, scale: f32) -> [Vec<f32>; 4] {
         let mut random = Random::new((m * 1000 + k) as u64);
         [random.floats(k, 2.0), random.floats(k, 1.0), random.floats(m * k, scale), random.floats(m * k, scale)]
+    }
+
+    /// Factors of `k` channels, some powers of two and some not.
+    fn factors(k: usize) -> Vec<f32> {
+        (0..k).map(|l| [0.25, 1.0, 3.7, 0.013, 32.0][l % 5]).collect()
     }
 
     #[test]
@@ -218,15 +254,18 @@ mod tests {
         for k in EDGE_SIZES.into_iter().chain([384, 1021]).filter(|&k| k > 0) {
             let [gamma, beta, x, hidden] = inputs(2, k, 5.0);
             let wild = Random::new(3).wild_floats(2 * k);
+            let smoothing = factors(k);
             let norm = LayerNorm { gamma: &gamma, beta: &beta, eps: 1e-12 };
             for x in [&x, &wild] {
-                same_on_every_isa(("add_layer_norm_quantize", k), |kernels| {
-                    let (mut out, mut rows) = (hidden.clone(), QuantizedRows::new());
-                    kernels.add_layer_norm_quantize(norm, x, &mut out, &mut rows);
-                    out.extend(rows.scale());
-                    out.extend((0..2).flat_map(|i| rows.row(i).iter().map(|&q| f32::from(q))));
-                    out
-                });
+                for smoothing in [None, Some(&smoothing[..])] {
+                    same_on_every_isa(("add_layer_norm_quantize", k), |kernels| {
+                        let (mut out, mut rows) = (hidden.clone(), QuantizedRows::new());
+                        kernels.add_layer_norm_quantize(norm, x, &mut out, smoothing, &mut rows);
+                        out.extend(rows.scale());
+                        out.extend((0..2).flat_map(|i| rows.row(i).iter().map(|&q| f32::from(q))));
+                        out
+                    });
+                }
                 same_on_every_isa(("layer_norm", k), |kernels| {
                     let mut out = x.clone();
                     kernels.layer_norm(norm, &mut out);
@@ -241,18 +280,30 @@ mod tests {
         for k in [1, 15, 16, 17, 384] {
             let [gamma, beta, x, hidden] = inputs(5, k, 2.0);
             let norm = LayerNorm { gamma: &gamma, beta: &beta, eps: 1e-12 };
-            for kernels in Kernels::available() {
+            let smoothing = factors(k);
+            for (kernels, smoothing) in
+                Kernels::available().into_iter().flat_map(|kernels| [None, Some(&smoothing[..])].map(|s| (kernels, s)))
+            {
                 let (mut fused, mut fused_rows) = (hidden.clone(), QuantizedRows::new());
-                kernels.add_layer_norm_quantize(norm, &x, &mut fused, &mut fused_rows);
+                kernels.add_layer_norm_quantize(norm, &x, &mut fused, smoothing, &mut fused_rows);
                 let mut single: Vec<f32> = hidden.iter().zip(&x).map(|(h, x)| h + x).collect();
                 kernels.layer_norm(norm, &mut single);
+                assert_eq!(fused, single, "what is added to does not see the smoothing");
+                let mut alone_rows = QuantizedRows::new();
+                match smoothing {
+                    None => kernels.quantize_rows(&single, k, &mut alone_rows),
+                    Some(smoothing) => {
+                        kernels.smooth_quantize_rows(smoothing, &single, &mut alone_rows);
+                        let factors = smoothing.iter().cycle();
+                        single.iter_mut().zip(factors).for_each(|(x, f)| *x *= f);
+                    }
+                }
                 let mut rows = QuantizedRows::new();
                 kernels.quantize_rows(&single, k, &mut rows);
-                assert_eq!(fused, single);
-                for i in 0..5 {
-                    assert_eq!(fused_rows.row(i), rows.row(i));
+                for found in [fused_rows, alone_rows] {
+                    assert!((0..5).all(|i| found.row(i) == rows.row(i)), "{} at k = {k}", kernels.isa());
+                    assert_eq!((found.scale(), found.zero_point()), (rows.scale(), rows.zero_point()));
                 }
-                assert_eq!((fused_rows.scale(), fused_rows.zero_point()), (rows.scale(), rows.zero_point()));
             }
         }
     }
@@ -262,11 +313,12 @@ mod tests {
         for k in EDGE_SIZES.into_iter().filter(|&k| k > 0) {
             for guard in GUARDS {
                 let [gamma, beta, x, hidden] = inputs(2, k, 1.0).map(|values| Guarded::new(&values, guard));
-                let mut hidden = hidden;
+                let (mut hidden, smoothing) = (hidden, Guarded::new(&factors(k), guard));
                 let norm = LayerNorm { gamma: &gamma, beta: &beta, eps: 1e-12 };
                 for kernels in Kernels::available() {
                     kernels.add_layer_norm(norm, &x, &mut hidden);
                     kernels.layer_norm(norm, &mut hidden);
+                    kernels.layer_norm_quantize(norm, &mut hidden, Some(&smoothing), &mut QuantizedRows::new());
                 }
             }
         }

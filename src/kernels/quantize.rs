@@ -214,11 +214,52 @@ impl RowRange {
     }
 }
 
-/// Quantizes up to [`ROWS`] rows `[_, k]` with these ranges; they are those of `out` from `first` on.
+/// What rows are multiplied by, channel by channel, when they are rounded.
+pub(crate) trait Smoothing: Copy {
+    /// Whether it fits rows of `k` values.
+    fn fits(self, k: usize) -> bool;
+
+    /// `count` values of a row from channel `at` on, multiplied.
+    ///
+    /// # Safety
+    /// `at + count` is at most a `k` that [`Smoothing::fits`].
+    unsafe fn apply<V: Lanes>(self, x: V, at: usize, count: usize) -> V;
+}
+
+/// Rows are rounded as they are.
+#[derive(Clone, Copy)]
+pub(crate) struct Plain;
+
+impl Smoothing for Plain {
+    fn fits(self, _: usize) -> bool {
+        true
+    }
+
+    #[inline(always)]
+    unsafe fn apply<V: Lanes>(self, x: V, _: usize, _: usize) -> V {
+        x
+    }
+}
+
+/// A factor for each channel, `[k]`.
+impl Smoothing for &[f32] {
+    fn fits(self, k: usize) -> bool {
+        self.len() == k
+    }
+
+    #[inline(always)]
+    unsafe fn apply<V: Lanes>(self, x: V, at: usize, count: usize) -> V {
+        // SAFETY: the caller promises that `count` factors from `at` on are in the slice.
+        x.mul(unsafe { V::load_first(self.as_ptr().add(at), count, 0.0) })
+    }
+}
+
+/// Quantizes up to [`ROWS`] rows `[_, k]`, smoothed, with these ranges; they are those of `out` from `first` on.
 #[inline(always)]
 pub(crate) fn quantize_group<V: Lanes>(
     rows: &[f32],
     k: usize,
+    smoothing: impl Smoothing,
     ranges: &[Range<V>],
     first: usize,
     out: &mut RowsMut<'_>,
@@ -231,6 +272,7 @@ pub(crate) fn quantize_group<V: Lanes>(
     for (i, (row, params)) in rows.chunks_exact(k).zip(params).enumerate() {
         store_row::<V>(
             row,
+            smoothing,
             params,
             #[inline(always)]
             |x| x,
@@ -240,9 +282,16 @@ pub(crate) fn quantize_group<V: Lanes>(
     }
 }
 
-/// Quantizes one row with parameters found beforehand; its range says whether all of it is finite.
+/// Quantizes one row, smoothed, with parameters found beforehand; its range says whether all of it is finite.
 #[inline(always)]
-fn quantize_row_static<V: Lanes>(row: &[f32], range: Range<V>, params: QParams, i: usize, out: &mut RowsMut<'_>) {
+fn quantize_row_static<V: Lanes>(
+    row: &[f32],
+    smoothing: impl Smoothing,
+    range: Range<V>,
+    params: QParams,
+    i: usize,
+    out: &mut RowsMut<'_>,
+) {
     /// Beyond every u8 from every zero point, and small enough for [`Lanes::store_u8`].
     const LIMIT: f32 = 1024.0;
     let (lo, hi) = range.ends();
@@ -254,6 +303,7 @@ fn quantize_row_static<V: Lanes>(row: &[f32], range: Range<V>, params: QParams, 
     }
     store_row::<V>(
         row,
+        smoothing,
         params,
         #[inline(always)]
         |x| x.min(V::splat(LIMIT)).max(V::splat(-LIMIT)),
@@ -262,9 +312,17 @@ fn quantize_row_static<V: Lanes>(row: &[f32], range: Range<V>, params: QParams, 
     );
 }
 
-/// `round(r / S) + Z` of one row; `clamp` brings the quotients to where they can be rounded.
+/// `round(r / S) + Z` of one row, smoothed; `clamp` brings the quotients to where they can be rounded.
 #[inline(always)]
-fn store_row<V: Lanes>(row: &[f32], params: QParams, clamp: impl Fn(V) -> V, i: usize, out: &mut RowsMut<'_>) {
+fn store_row<V: Lanes>(
+    row: &[f32],
+    smoothing: impl Smoothing,
+    params: QParams,
+    clamp: impl Fn(V) -> V,
+    i: usize,
+    out: &mut RowsMut<'_>,
+) {
+    assert!(smoothing.fits(row.len()), "smoothing needs one factor per channel");
     out.scale[i] = params.scale;
     out.zero_point[i] = params.zero_point;
     let q = &mut out.bytes[i * out.stride..][..row.len()];
@@ -274,22 +332,27 @@ fn store_row<V: Lanes>(row: &[f32], params: QParams, clamp: impl Fn(V) -> V, i: 
     for i in (0..blocks).step_by(64) {
         let mut lanes = [inverse; 4];
         for (g, lanes) in lanes.iter_mut().enumerate() {
-            // SAFETY: `i + 64 <= blocks <= row.len()`.
-            *lanes = clamp(unsafe { V::load(from.add(i + g * LANES)) }.mul(inverse));
+            let at = i + g * LANES;
+            // SAFETY: `at + 16 <= blocks <= row.len()`, which the smoothing fits.
+            *lanes = clamp(unsafe { smoothing.apply(V::load(from.add(at)), at, LANES) }.mul(inverse));
         }
         // SAFETY: `i + 64 <= blocks <= q.len()`.
         unsafe { V::store_64_u8(lanes, params.zero_point, to.add(i)) };
     }
     for i in (blocks..count).step_by(LANES) {
-        // SAFETY: `i + 16 <= count <= row.len() == q.len()`.
-        unsafe { clamp(V::load(from.add(i)).mul(inverse)).store_u8(params.zero_point, to.add(i)) };
+        // SAFETY: `i + 16 <= count <= row.len() == q.len()`; the smoothing fits `row`.
+        unsafe {
+            let x = smoothing.apply(V::load(from.add(i)), i, LANES);
+            clamp(x.mul(inverse)).store_u8(params.zero_point, to.add(i));
+        }
     }
     if tail > 0 {
         let mut last = [0u8; LANES];
-        // SAFETY: `count + tail` is the length of `row`; `last` holds 16 bytes.
+        // SAFETY: `count + tail` is the length of `row`, which the smoothing fits; `last` holds 16 bytes.
         unsafe {
-            clamp(V::load_first(from.add(count), tail, 0.0).mul(inverse)).store_u8(params.zero_point, last.as_mut_ptr())
-        };
+            let x = smoothing.apply(V::load_first(from.add(count), tail, 0.0), count, tail);
+            clamp(x.mul(inverse)).store_u8(params.zero_point, last.as_mut_ptr());
+        }
         q[count..].copy_from_slice(&last[..tail]);
     }
 }
@@ -324,34 +387,37 @@ pub(crate) fn row_count(len: usize, k: usize) -> usize {
     len.checked_div(k).unwrap_or(0)
 }
 
-struct QuantizeRows<'a> {
-    x: &'a [f32],
-    k: usize,
-    out: RowsMut<'a>,
-}
-
-/// The range of one row.
+/// The range of one row, smoothed.
 #[inline(always)]
-fn range_of<V: Lanes>(row: &[f32]) -> Range<V> {
+fn range_of<V: Lanes>(row: &[f32], smoothing: impl Smoothing) -> Range<V> {
+    assert!(smoothing.fits(row.len()), "smoothing needs one factor per channel");
     let mut range = Range::<V>::new();
     groups(
         row.len(),
         #[inline(always)]
-        // SAFETY: `count` values from `l` on are in the row.
-        |l, count| range.include(unsafe { V::load_first(row.as_ptr().add(l), count, 0.0) }),
+        // SAFETY: `count` values from `l` on are in the row, which the smoothing fits.
+        |l, count| range.include(unsafe { smoothing.apply(V::load_first(row.as_ptr().add(l), count, 0.0), l, count) }),
     );
     range
 }
 
-impl LaneKernel for QuantizeRows<'_> {
+struct QuantizeRows<'a, S> {
+    x: &'a [f32],
+    k: usize,
+    smoothing: S,
+    out: RowsMut<'a>,
+}
+
+impl<S: Smoothing> LaneKernel for QuantizeRows<'_, S> {
     #[inline(always)]
     fn run<V: Lanes>(mut self) {
         for (group, rows) in self.x.chunks(ROWS * self.k).enumerate() {
             let mut ranges = [Range::<V>::new(); ROWS];
             for (row, range) in rows.chunks_exact(self.k).zip(&mut ranges) {
-                *range = range_of(row);
+                *range = range_of(row, self.smoothing);
             }
-            quantize_group(rows, self.k, &ranges[..rows.len() / self.k], group * ROWS, &mut self.out);
+            let ranges = &ranges[..rows.len() / self.k];
+            quantize_group(rows, self.k, self.smoothing, ranges, group * ROWS, &mut self.out);
         }
     }
 }
@@ -366,7 +432,7 @@ impl LaneKernel for RowRanges<'_> {
     fn run<V: Lanes>(self) {
         let k = self.x.len() / self.ranges.len();
         for (row, range) in self.x.chunks_exact(k).zip(self.ranges) {
-            let (lo, hi) = range_of::<V>(row).ends();
+            let (lo, hi) = range_of::<V>(row, Plain).ends();
             *range = RowRange { lo, hi };
         }
     }
@@ -386,6 +452,7 @@ impl LaneKernel for QuantizeRowsWithin<'_> {
             let params = QParams::for_range_u8(range.lo, range.hi);
             store_row::<V>(
                 row,
+                Plain,
                 params,
                 #[inline(always)]
                 |x| x,
@@ -396,18 +463,20 @@ impl LaneKernel for QuantizeRowsWithin<'_> {
     }
 }
 
-struct QuantizeRowsStatic<'a> {
+struct QuantizeRowsStatic<'a, S> {
     x: &'a [f32],
     k: usize,
+    smoothing: S,
     params: QParams,
     out: RowsMut<'a>,
 }
 
-impl LaneKernel for QuantizeRowsStatic<'_> {
+impl<S: Smoothing> LaneKernel for QuantizeRowsStatic<'_, S> {
     #[inline(always)]
     fn run<V: Lanes>(mut self) {
         for (i, row) in self.x.chunks_exact(self.k).enumerate() {
-            quantize_row_static(row, range_of::<V>(row), self.params, i, &mut self.out);
+            let range = range_of::<V>(row, self.smoothing);
+            quantize_row_static(row, self.smoothing, range, self.params, i, &mut self.out);
         }
     }
 }
@@ -444,7 +513,7 @@ impl ActivateQuantize<'_> {
                 );
             }
             let count = rows.len() / self.k;
-            quantize_group(activated, self.k, &ranges[..count], group * ACTIVATED_ROWS, &mut self.out);
+            quantize_group(activated, self.k, Plain, &ranges[..count], group * ACTIVATED_ROWS, &mut self.out);
         }
     }
 }
@@ -478,7 +547,19 @@ impl Kernels {
     pub fn quantize_rows(self, x: &[f32], k: usize, out: &mut QuantizedRows) {
         let out = out.rows_mut(row_count(x.len(), k), k);
         if k > 0 {
-            self.run(QuantizeRows { x, k, out });
+            self.run(QuantizeRows { x, k, smoothing: Plain, out });
+        }
+    }
+
+    /// [`Kernels::quantize_rows`] of rows that are multiplied by `smoothing` `[k]`, channel by channel; `x` itself stays.
+    ///
+    /// # Panics
+    /// When sizes do not fit together.
+    pub fn smooth_quantize_rows(self, smoothing: &[f32], x: &[f32], out: &mut QuantizedRows) {
+        let k = smoothing.len();
+        let out = out.rows_mut(row_count(x.len(), k), k);
+        if k > 0 {
+            self.run(QuantizeRows { x, k, smoothing, out });
         }
     }
 
@@ -516,7 +597,19 @@ impl Kernels {
     pub fn quantize_rows_static(self, x: &[f32], k: usize, params: QParams, out: &mut QuantizedRows) {
         let out = out.rows_mut(row_count(x.len(), k), k);
         if k > 0 {
-            self.run(QuantizeRowsStatic { x, k, params, out });
+            self.run(QuantizeRowsStatic { x, k, smoothing: Plain, params, out });
+        }
+    }
+
+    /// [`Kernels::quantize_rows_static`] of rows that are multiplied by `smoothing` `[k]`, channel by channel.
+    ///
+    /// # Panics
+    /// When sizes do not fit together.
+    pub fn smooth_quantize_rows_static(self, smoothing: &[f32], x: &[f32], params: QParams, out: &mut QuantizedRows) {
+        let k = smoothing.len();
+        let out = out.rows_mut(row_count(x.len(), k), k);
+        if k > 0 {
+            self.run(QuantizeRowsStatic { x, k, smoothing, params, out });
         }
     }
 
@@ -634,6 +727,35 @@ mod tests {
     }
 
     #[test]
+    fn smoothed_rows_are_the_rows_of_what_was_multiplied_on_every_isa() {
+        let params = QParams { scale: 0.02, zero_point: 120 };
+        for k in EDGE_SIZES.into_iter().chain([384, 1537]).filter(|&k| k > 0) {
+            let x = rows_to_quantize(k);
+            for guard in GUARDS {
+                let smoothing: Vec<f32> = (0..k).map(|l| [0.25, 1.0, 3.7, 0.013, 32.0][l % 5]).collect();
+                let multiplied: Vec<f32> = x.iter().zip(smoothing.iter().cycle()).map(|(x, f)| x * f).collect();
+                let (x, smoothing) = (Guarded::new(&x, guard), Guarded::new(&smoothing, guard));
+                for kernels in Kernels::available() {
+                    let (mut rows, mut expected) = (QuantizedRows::new(), QuantizedRows::new());
+                    kernels.smooth_quantize_rows(&smoothing, &x, &mut rows);
+                    kernels.quantize_rows(&multiplied, k, &mut expected);
+                    assert_eq!(parts(&rows), parts(&expected), "{} at k = {k}", kernels.isa());
+                    kernels.smooth_quantize_rows_static(&smoothing, &x, params, &mut rows);
+                    kernels.quantize_rows_static(&multiplied, k, params, &mut expected);
+                    assert_eq!(parts(&rows), parts(&expected), "static, {} at k = {k}", kernels.isa());
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "one factor per channel")]
+    fn smoothing_of_another_width_is_refused() {
+        let norm = crate::kernels::LayerNorm { gamma: &[1.0; 4], beta: &[0.0; 4], eps: 0.0 };
+        Kernels::detect().layer_norm_quantize(norm, &mut [0.0; 4], Some(&[1.0; 3]), &mut QuantizedRows::new());
+    }
+
+    #[test]
     fn a_reused_buffer_gives_the_same_rows_and_zero_padding() {
         let kernels = Kernels::detect();
         let mut reused = QuantizedRows::with_capacity(3, 100);
@@ -677,7 +799,7 @@ mod tests {
                     let mut scale = Guarded::new(&vec![0f32; m], guard);
                     let mut zero_point = Guarded::new(&vec![0i32; m], guard);
                     let out = RowsMut { bytes: &mut bytes, scale: &mut scale, zero_point: &mut zero_point, stride };
-                    kernels.run(QuantizeRows { x: &x, k, out });
+                    kernels.run(QuantizeRows { x: &x, k, smoothing: Plain, out });
                     let out = RowsMut { bytes: &mut bytes, scale: &mut scale, zero_point: &mut zero_point, stride };
                     let mut ranges = vec![RowRange::default(); m];
                     kernels.run(RowRanges { x: &x, ranges: &mut ranges });

@@ -14,12 +14,14 @@ use crate::kernels::{Activation, AttentionScratch, Kernels, PackedWeights, Quant
 pub struct Int8Linear {
     kernels: Kernels,
     weights: Arc<PackedWeights>,
+    smoothing: Arc<[f32]>,
 }
 
 impl Int8Linear {
-    /// From weights packed for `kernels`, bias included.
-    pub fn new(kernels: Kernels, weights: PackedWeights) -> Self {
-        Int8Linear { kernels, weights: Arc::new(weights) }
+    /// From weights packed for `kernels`, bias included, and what inputs are multiplied by before they are rounded,
+    /// `[inputs]`, or nothing.
+    pub fn new(kernels: Kernels, weights: PackedWeights, smoothing: Vec<f32>) -> Self {
+        Int8Linear { kernels, weights: Arc::new(weights), smoothing: smoothing.into() }
     }
 
     /// What it runs on.
@@ -41,7 +43,10 @@ impl CustomOp1 for Int8Linear {
         }
         let x = contiguous(storage, layout, "int8-linear")?;
         let mut quantized = QuantizedRows::with_capacity(rows, k);
-        self.kernels.quantize_rows(x, k, &mut quantized);
+        match &*self.smoothing {
+            [] => self.kernels.quantize_rows(x, k, &mut quantized),
+            smoothing => self.kernels.smooth_quantize_rows(smoothing, x, &mut quantized),
+        }
         let mut y = vec![0.0f32; rows * self.weights.n()];
         self.kernels.gemm(&quantized, &self.weights, &mut y);
         Ok((CpuStorage::F32(y), Shape::from((rows, self.weights.n()))))

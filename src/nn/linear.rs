@@ -42,6 +42,8 @@ pub enum Linear {
         weight: Tensor,
         /// `[outputs]`.
         bias: Tensor,
+        /// What rows are multiplied by before they are rounded, `[inputs]`; the weight is for what comes of that.
+        smoothing: Option<Tensor>,
         /// How rows are rounded.
         inputs: Inputs,
         /// What the steps around it run on in the executor that serves.
@@ -99,25 +101,27 @@ impl Linear {
         precision: Precision,
     ) -> Self {
         let (n, k) = (names.outputs, names.inputs);
-        let is_quantized = matches!(weight, checkpoint::Tensor::Quantized(_));
+        let tensor = |data: Vec<f32>, shape: &[usize]| {
+            Tensor::from_vec(data, shape, &Device::Cpu)
+                .expect("weight, bias and smoothing have the lengths of the layer")
+        };
         match (weight, precision) {
-            (checkpoint::Tensor::Quantized(weights), Precision::AsStored(kernels))
-                if weights.scheme.is_per_row() && inputs == Inputs::Dynamic =>
-            {
-                let packed = PackedWeights::pack(kernels, &weights.values, &weights.row_scales(), Some(&bias), n, k);
-                Linear::Int8(Int8Linear::new(kernels, packed))
-            }
-            (weight, precision) => {
-                let tensor = |data: Vec<f32>, shape: &[usize]| Tensor::from_vec(data, shape, &Device::Cpu);
-                let weight = tensor(weight.into_f32(), &[n, k]).expect("the weight has the shape it was asked for in");
-                let bias = tensor(bias, &[n]).expect("the bias has the shape it was asked for in");
-                match precision {
-                    Precision::AsStored(kernels) if is_quantized && inputs != Inputs::Float => {
-                        Linear::Rounded { weight, bias, inputs, kernels }
-                    }
-                    _ => Linear::Float { weight, bias, products: Products::F32 },
+            (checkpoint::Tensor::Quantized(mut weights), Precision::AsStored(kernels)) if inputs != Inputs::Float => {
+                let smoothing = std::mem::take(&mut weights.smoothing);
+                if weights.scheme.is_per_row() && inputs == Inputs::Dynamic {
+                    let scales = weights.row_scales();
+                    let packed = PackedWeights::pack(kernels, &weights.values, &scales, Some(&bias), n, k);
+                    return Linear::Int8(Int8Linear::new(kernels, packed, smoothing));
                 }
+                let smoothing = (!smoothing.is_empty()).then(|| tensor(smoothing, &[k]));
+                let (weight, bias) = (tensor(weights.dequantize(), &[n, k]), tensor(bias, &[n]));
+                Linear::Rounded { weight, bias, smoothing, inputs, kernels }
             }
+            (weight, _) => Linear::Float {
+                weight: tensor(weight.into_f32(), &[n, k]),
+                bias: tensor(bias, &[n]),
+                products: Products::F32,
+            },
         }
     }
 
@@ -160,8 +164,9 @@ impl Linear {
         match self {
             Linear::Float { weight, bias, products } => fused::linear(x, weight, bias, *products),
             Linear::FakeQuantized(layer) => layer.forward(x),
-            Linear::Rounded { weight, bias, inputs, .. } => {
-                let x = x.contiguous()?.apply_op1_no_bwd(&FakeQuantize(*inputs))?;
+            Linear::Rounded { weight, bias, smoothing, inputs, .. } => {
+                let x = smoothing.as_ref().map_or_else(|| x.contiguous(), |factors| x.broadcast_mul(factors))?;
+                let x = x.apply_op1_no_bwd(&FakeQuantize(*inputs))?;
                 fused::linear(&x, weight, bias, Products::F32)
             }
             Linear::Int8(linear) => x.contiguous()?.apply_op1(linear.clone()),

@@ -24,6 +24,9 @@ pub struct CalibrateOptions {
     pub moments: bool,
 }
 
+/// What rows are multiplied by, `[channels]`, at the sites where they are smoothed.
+pub type Smoothing = BTreeMap<Site, Vec<f32>>;
+
 /// What was seen at every [`Site`].
 #[derive(Debug)]
 pub struct Calibration {
@@ -33,12 +36,10 @@ pub struct Calibration {
 /// What was seen of the inputs of some linear layers.
 pub struct Seen {
     observer: Box<dyn Observer + Send>,
-    /// All values.
+    /// All values, smoothed where they are.
     pub histogram: Histogram,
     /// Tokens.
     pub rows: u64,
-    /// Largest magnitude of each channel, `[channels]`.
-    pub max: Vec<f32>,
     sum: Vec<f64>,
     moments: Option<Moments>,
 }
@@ -50,7 +51,8 @@ struct Moments {
 }
 
 impl Calibration {
-    /// Runs the sequences through `encoder`; `progress` hears how many are done.
+    /// Runs the sequences through `encoder`; `progress` hears how many are done. Ranges and histograms are of the rows
+    /// as they are rounded, multiplied by `smoothing`; means and moments of the rows as they are.
     ///
     /// # Errors
     /// Those of [`CandleEncoder::hidden_states`].
@@ -58,6 +60,7 @@ impl Calibration {
         encoder: &CandleEncoder,
         batches: &[RaggedBatch],
         options: CalibrateOptions,
+        smoothing: &Smoothing,
         mut progress: impl FnMut(usize),
     ) -> candle_core::Result<Self> {
         let mut sites = BTreeMap::new();
@@ -67,7 +70,9 @@ impl Calibration {
                 let (_, channels) = x.dims2()?;
                 let values = x.flatten_all()?.to_vec1::<f32>()?;
                 let inputs = sites.entry(site).or_insert_with(|| Seen::new(channels, options));
-                batch.ranges().for_each(|rows| inputs.see(&values[rows.start * channels..rows.end * channels]));
+                let factors = smoothing.get(&site).map(Vec::as_slice);
+                let sequences = batch.ranges().map(|rows| &values[rows.start * channels..rows.end * channels]);
+                sequences.for_each(|values| inputs.see(values, factors));
                 Ok(())
             };
             encoder.hidden_states_seen(batch, &mut see)?;
@@ -142,20 +147,20 @@ impl Seen {
             observer: options.observer.start(),
             histogram: Histogram::default(),
             rows: 0,
-            max: vec![0.0; channels],
             sum: vec![0.0; channels],
             moments: options.moments.then(|| Moments { sum: vec![0.0; channels * channels], rows: Vec::new() }),
         }
     }
 
-    /// Sees the rows of one sequence, `[tokens, channels]`.
-    fn see(&mut self, values: &[f32]) {
-        let channels = self.max.len();
-        self.observer.observe(values);
-        self.histogram.add(values);
+    /// Sees the rows of one sequence, `[tokens, channels]`, and what they are multiplied by before they are rounded.
+    fn see(&mut self, values: &[f32], smoothing: Option<&[f32]>) {
+        let channels = self.sum.len();
+        let smoothed = smoothing.map(|f| values.iter().zip(f.iter().cycle()).map(|(x, f)| x * f).collect::<Vec<_>>());
+        let rounded = smoothed.as_deref().unwrap_or(values);
+        self.observer.observe(rounded);
+        self.histogram.add(rounded);
         for row in values.chunks_exact(channels) {
             self.rows += 1;
-            self.max.iter_mut().zip(row).for_each(|(max, x)| *max = max.max(x.abs()));
             self.sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x));
         }
         if let Some(moments) = &mut self.moments {
@@ -167,7 +172,7 @@ impl Seen {
     }
 
     fn flush(&mut self) {
-        let channels = self.max.len();
+        let channels = self.sum.len();
         self.moments.iter_mut().for_each(|moments| moments.flush(channels));
     }
 
@@ -206,7 +211,7 @@ impl Seen {
 
 impl std::fmt::Debug for Seen {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Seen").field("rows", &self.rows).field("channels", &self.max.len()).finish_non_exhaustive()
+        f.debug_struct("Seen").field("rows", &self.rows).field("channels", &self.sum.len()).finish_non_exhaustive()
     }
 }
 
@@ -251,7 +256,7 @@ mod tests {
         let (encoder, names) = golden();
         let mut done = Vec::new();
         let options = CalibrateOptions { observer: ObserverKind::MinMax, moments: true };
-        let found = Calibration::run(&encoder, &texts(), options, |n| done.push(n)).unwrap();
+        let found = Calibration::run(&encoder, &texts(), options, &Smoothing::new(), |n| done.push(n)).unwrap();
         assert_eq!(done, [2, 3]);
         assert_eq!(found.sites().count(), 4 * names.layers.len());
 
@@ -272,10 +277,7 @@ mod tests {
         let column = |k: usize| rows.iter().map(move |row| row[k]);
         for k in [0, 5, channels - 1] {
             let mean = column(k).sum::<f32>() / 13.0;
-            assert!(
-                (inputs.mean()[k] - mean).abs() < 1e-5
-                    && inputs.max[k] == column(k).fold(0.0, |m: f32, x| m.max(x.abs()))
-            );
+            assert!((inputs.mean()[k] - mean).abs() < 1e-5);
             let product: f64 = column(k).zip(column(1)).map(|(a, b)| f64::from(a) * f64::from(b)).sum();
             let moment = inputs.moments().unwrap()[k * channels + 1];
             assert!((moment - product).abs() < 1e-4 * product.abs().max(1.0), "{moment}, {product}");

@@ -36,18 +36,19 @@ use crate::checkpoint::{
 };
 use crate::kernels::affine::{Inputs, Scheme};
 use crate::pipelines::PipelineError;
+use crate::text::TokenizerError;
 
 pub use bias_correction::corrected_bias;
-pub use calibrate::{CalibrateOptions, Calibration, Seen, site_of};
+pub use calibrate::{CalibrateOptions, Calibration, Seen, Smoothing, site_of};
 pub use error::error_of;
 pub use gate::{Bound, OnFailure, Passed};
 pub use gptq::{GptqOptions, Grid, Rounded, Symmetric, gptq};
 pub use judge::{Answers, Judge, Verdict, compare};
 pub use original::{Form, Original};
-pub use recipe::{LayerRule, RECIPES, Recipe, RecipeError, parse_scheme, scheme_name};
+pub use recipe::{LayerRule, RECIPES, Recipe, RecipeError, parse_scheme, scheme_name, smoothing_strength};
 pub use rounding::Rounding;
 pub use sensitivity::{Module, Place, Replacement, probe, table};
-pub use smooth::{column_max, factors, migrate};
+pub use smooth::factors;
 pub use timing::{TIMED_TOKENS, product_seconds};
 pub use tune::{Forms, TuneOptions, Tuned, Workbench};
 
@@ -106,6 +107,9 @@ pub enum QuantizeError {
     /// An unknown family or option.
     #[error(transparent)]
     Architecture(#[from] ArchitectureError),
+    /// A tokenizer that cannot be used.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
     /// The float executor.
     #[error("the float model cannot be run: {0}")]
     Float(#[from] candle_core::Error),
@@ -147,6 +151,10 @@ pub fn quantize(
     let rest = other_weights(&architecture, &modules);
     let total = modules.len() + rest.len();
 
+    // Smoothing looks at what enters the layers.
+    let made = modules.iter().all(|module| options.made.contains_key(&module.name));
+    let running = (options.recipe.smoothing.is_some() && !made).then(|| Original::load(source)).transpose()?;
+
     let (mut tensors, mut inputs, mut stored, mut layers) = (BTreeMap::new(), BTreeMap::new(), Vec::new(), Vec::new());
     let mut f32_bytes = 0;
     for (name, shape) in &rest {
@@ -160,7 +168,10 @@ pub fn quantize(
         let original = weights.take(&module.weight(), &[module.rows, module.columns])?;
         let form = match options.made.get(&module.name) {
             Some(form) => form.clone(),
-            None => Form::new(module, &original.clone().into_f32(), None, &options.recipe, None)?,
+            None => match &running {
+                Some(running) => running.form(module, &options.recipe, None)?,
+                None => Form::new(module, &original.clone().into_f32(), None, &options.recipe, None, &[])?,
+            },
         };
         let is_table = matches!(module.place, Place::Table(_));
         let config = (!is_table).then(|| options.recipe.linear(&module.name).1).flatten();
@@ -255,5 +266,6 @@ fn quantization_config(stored: &[StoredAs], head: Vec<String>) -> QuantizationCo
     }
     // Linear layers first, as in a folder of one recipe for all.
     groups.sort_by_key(|(class, _)| *class);
-    QuantizationConfig { groups: groups.into_iter().map(|(_, group)| group).collect(), ignore }
+    let groups = groups.into_iter().map(|(_, group)| group).collect();
+    QuantizationConfig { groups, ignore, smoothed: Vec::new() }
 }

@@ -1,18 +1,21 @@
 //! A float model in memory: what quantization starts from, and what candidates are compared with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use crate::architectures::{self, EncoderNames, EncoderSpec, LinearNames};
 use crate::checkpoint::{ModelDir, Tensor, Weights};
 use crate::kernels::Kernels;
 use crate::kernels::affine::{Inputs, Levels, QuantizedWeights, Scheme};
-use crate::nn::{CandleEncoder, Linear, Precision};
+use crate::nn::{CandleEncoder, Linear, Precision, Site};
 use crate::runtime::Int8Encoder;
+use crate::text::Tokenizer;
 
-use super::calibrate::Seen;
+use super::calibrate::{Seen, Smoothing};
 use super::observers::Histogram;
 use super::report::Stored;
+use super::smooth::{self, BehindNorms, column_max, factors, made_up};
 use super::{
     Calibration, Judge, Module, Place, QuantizeError, Recipe, Replacement, Verdict, corrected_bias, error_of, probe,
     scheme_name, table,
@@ -33,6 +36,7 @@ pub struct Original<'a> {
     values: BTreeMap<String, Vec<f32>>,
     /// Bytes of what is in no module.
     float_bytes: u64,
+    reach: OnceLock<BehindNorms>,
 }
 
 /// A module as it is stored: its weight, its bias where that changed with it, and how its inputs are quantized.
@@ -68,7 +72,7 @@ impl<'a> Original<'a> {
             }
         }
         let encoder = CandleEncoder::load(&spec, &names, &mut weights, 1)?;
-        Ok(Original { source, spec, names, modules, encoder, values, float_bytes })
+        Ok(Original { source, spec, names, modules, encoder, values, float_bytes, reach: OnceLock::new() })
     }
 
     /// Its folder.
@@ -89,7 +93,7 @@ impl<'a> Original<'a> {
     /// A module as a recipe says.
     ///
     /// # Errors
-    /// As [`Form::new`].
+    /// As [`Form::new`] and [`Original::smoothing`].
     pub fn form(
         &self,
         module: &Module,
@@ -97,13 +101,52 @@ impl<'a> Original<'a> {
         calibration: Option<&Calibration>,
     ) -> Result<Form, QuantizeError> {
         let seen = calibration.and_then(|c| c.of(&module.name, &self.names.layers));
-        Form::new(module, self.weight(module), self.bias(module), recipe, seen)
+        let smoothing = match module.place.site() {
+            Some(site) if recipe.smooths(&module.name) => self.smoothing_at(site, recipe)?,
+            _ => Vec::new(),
+        };
+        Form::new(module, self.weight(module), self.bias(module), recipe, seen, &smoothing)
+    }
+
+    /// What the recipe multiplies rows by before they are rounded, at the sites where it does.
+    ///
+    /// # Errors
+    /// [`QuantizeError`] when the tokenizer cannot be read, or the float executor fails.
+    pub fn smoothing(&self, recipe: &Recipe) -> Result<Smoothing, QuantizeError> {
+        let sites: BTreeSet<Site> = self.modules.iter().filter_map(|module| module.place.site()).collect();
+        let of_site = |site| Ok((site, self.smoothing_at(site, recipe)?));
+        let all: Result<Vec<_>, QuantizeError> = sites.into_iter().map(of_site).collect();
+        Ok(all?.into_iter().filter(|(_, factors)| !factors.is_empty()).collect())
+    }
+
+    /// The factors that the matrices of a site share; none where no norm is before, and where the recipe smooths none.
+    fn smoothing_at(&self, site: Site, recipe: &Recipe) -> Result<Vec<f32>, QuantizeError> {
+        let at_site = self.modules.iter().filter(|m| m.place.site() == Some(site) && recipe.smooths(&m.name));
+        let columns = at_site.map(|module| column_max(self.weight(module), module.columns));
+        let larger = |a: Vec<f32>, b: Vec<f32>| a.iter().zip(&b).map(|(a, b)| a.max(*b)).collect();
+        match (recipe.smoothing, columns.reduce(larger)) {
+            (Some(strength), Some(columns)) => {
+                let reach = self.reach()?.get(&site);
+                Ok(reach.map(|reach| factors(reach, &columns, strength)).unwrap_or_default())
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// How large the channels behind norms become; found once.
+    fn reach(&self) -> Result<&BehindNorms, QuantizeError> {
+        if let Some(reach) = self.reach.get() {
+            return Ok(reach);
+        }
+        let special = Tokenizer::from_file(&self.source.tokenizer_path())?.encode("", None, self.spec.max_tokens())?;
+        let found = smooth::reach(&self.encoder, &made_up(&self.spec, &special))?;
+        Ok(self.reach.get_or_init(|| found))
     }
 
     /// Every module as a recipe says, in the order of [`Original::modules`]; `progress` hears how many are done.
     ///
     /// # Errors
-    /// As [`Form::new`].
+    /// As [`Original::form`].
     pub fn forms(
         &self,
         recipe: &Recipe,
@@ -197,7 +240,10 @@ impl<'a> Original<'a> {
     pub fn stored(&self, module: &Module, form: &Form) -> Stored {
         let original = self.weight(module);
         let mut weights = Histogram::default();
-        weights.add(original);
+        match form.weight.as_ref().map_or(&[][..], |weight| &weight.smoothing) {
+            [] => weights.add(original),
+            smoothing => weights.add(&smooth::smoothed(original, smoothing)),
+        }
         let error = form.weight.as_ref().map(|w| error_of(&module.weight(), original, &w.dequantize()));
         let levels = form.weight.as_ref().map(levels).unwrap_or_default();
         Stored {
@@ -217,8 +263,8 @@ impl Form {
         Form { weight: None, bias: None, inputs: Inputs::Float }
     }
 
-    /// The form that a recipe says, from a module's weight `[rows, columns]`, its bias `[rows]`, and what was seen to
-    /// enter it. What needs to see inputs is done as well as it can be without: GPTQ rounds with a searched range, a
+    /// The form that a recipe says, from a module's weight `[rows, columns]`, its bias `[rows]`, what was seen to enter
+    /// it, and what its inputs are multiplied by before they are rounded, `[columns]` or nothing. What needs to see inputs is done as well as it can be without: GPTQ rounds with a searched range, a
     /// bias stays as it is.
     ///
     /// # Errors
@@ -230,6 +276,7 @@ impl Form {
         bias: Option<&[f32]>,
         recipe: &Recipe,
         seen: Option<&Seen>,
+        smoothing: &[f32],
     ) -> Result<Self, QuantizeError> {
         let (scheme, inputs) = match module.place {
             Place::Table(_) => (recipe.table(&module.name), None),
@@ -247,7 +294,8 @@ impl Form {
             (Some(_), None) => return Err(QuantizeError::NeedsCalibration(module.name.clone())),
         };
         let moments = seen.and_then(|seen| seen.moments());
-        let quantized = recipe.rounding.quantize(weight, [module.rows, module.columns], scheme, moments);
+        let shape = [module.rows, module.columns];
+        let quantized = smooth::quantize(recipe.rounding, weight, shape, scheme, moments, smoothing);
         let bias = match (bias, seen) {
             (Some(bias), Some(seen)) if recipe.bias_correction => {
                 Some(corrected_bias(bias, weight, &quantized.dequantize(), &seen.mean()))

@@ -6,6 +6,7 @@
 //! activations = "dynamic"         # their inputs
 //! rounding = "gptq"               # nearest, search or gptq
 //! bias_correction = true
+//! smoothing = 0.5                 # strength, 0 to 1
 //!
 //! [embeddings]                    # tables, in the long form
 //! kind = "int8"
@@ -32,8 +33,9 @@ use crate::kernels::affine::{Granularity, Levels, Scheme};
 use super::{Module, Rounding};
 
 /// The recipes that come with Octet, by name: the files of `config/recipes`.
-pub const RECIPES: [(&str, &str); 9] = [
+pub const RECIPES: [(&str, &str); 10] = [
     ("w8a8", include_str!("../../config/recipes/w8a8.toml")),
+    ("w8a8-smooth", include_str!("../../config/recipes/w8a8-smooth.toml")),
     ("w8a8-words4", include_str!("../../config/recipes/w8a8-words4.toml")),
     ("w8a8-static", include_str!("../../config/recipes/w8a8-static.toml")),
     ("w4a8", include_str!("../../config/recipes/w4a8.toml")),
@@ -62,6 +64,9 @@ pub struct Recipe {
     pub rounding: Rounding,
     /// Whether biases take up the mean error of their layer, which needs calibration texts.
     pub bias_correction: bool,
+    /// Strength of smoothing, 0 to 1: which share of the difficulty of what enters the matrices behind norms moves to
+    /// their weights; none for inputs that are rounded as they are.
+    pub smoothing: Option<f64>,
     /// Exceptions, in order: the last one that matches a layer holds.
     pub layers: Vec<LayerRule>,
 }
@@ -145,6 +150,11 @@ impl Recipe {
         (weights, inputs.filter(|_| weights.is_some()))
     }
 
+    /// Whether a linear layer is smoothed where it is behind a norm: its weights and inputs are integers.
+    pub fn smooths(&self, module: &str) -> bool {
+        self.smoothing.is_some() && matches!(self.linear(module), (Some(_), Some(_)))
+    }
+
     /// How an embedding table is quantized.
     pub fn table(&self, module: &str) -> Option<Scheme> {
         let rules = self.layers.iter().filter(|rule| rule.matches(module));
@@ -186,6 +196,9 @@ impl Recipe {
         if self.bias_correction {
             recipe["bias_correction"] = json!(true);
         }
+        if let Some(strength) = self.smoothing {
+            recipe["smoothing"] = json!(strength);
+        }
         if !layers.is_empty() {
             recipe["layer"] = json!(layers);
         }
@@ -221,7 +234,10 @@ impl Recipe {
             scheme: self.scheme.clone(),
             weights: format!("{}{rounding}{bias}{exceptions}", scheme(self.weights, "per channel")),
             embeddings: scheme(self.embeddings, "per row"),
-            activations,
+            activations: match self.smoothing {
+                Some(strength) => format!("{activations}, smoothed behind norms with strength {strength}"),
+                None => activations,
+            },
             ignore: float.to_vec(),
         }
     }
@@ -295,6 +311,17 @@ pub fn parse_scheme(text: &str) -> Result<Option<Scheme>, String> {
     Ok(Some(Scheme { levels, symmetric, granularity }))
 }
 
+/// A strength of smoothing, as it is.
+///
+/// # Errors
+/// When it is not in 0 to 1.
+pub fn smoothing_strength(strength: f64) -> Result<f64, String> {
+    match (0.0..=1.0).contains(&strength) {
+        true => Ok(strength),
+        false => Err(format!("found {strength}, allowed is a strength from 0 to 1, such as 0.5")),
+    }
+}
+
 fn input_name(inputs: InputConfig) -> String {
     let range = if inputs.dynamic { "dynamic" } else { "static" };
     format!("{range}{}", if inputs.symmetric { "-symmetric" } else { "" })
@@ -317,7 +344,17 @@ fn read_recipe(table: &Table) -> Result<Recipe, String> {
     only_keys(
         table,
         "",
-        &["scheme", "weights", "embeddings", "activations", "rounding", "bias_correction", "layer", "layers"],
+        &[
+            "scheme",
+            "weights",
+            "embeddings",
+            "activations",
+            "rounding",
+            "bias_correction",
+            "smoothing",
+            "layer",
+            "layers",
+        ],
     )?;
     let scheme = text(table, "", "scheme")?.ok_or("\"scheme\" is missing; it names the recipe in reports")?;
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
@@ -335,6 +372,11 @@ fn read_recipe(table: &Table) -> Result<Recipe, String> {
         None => false,
         Some(value) => value.as_bool().ok_or_else(|| wrong("bias_correction", value, "true or false"))?,
     };
+    let smoothing = table.get("smoothing").map(|value| {
+        let strength = value.as_float().or(value.as_integer().map(|n| n as f64));
+        let strength = strength.ok_or_else(|| wrong("smoothing", value, "a number from 0 to 1"))?;
+        smoothing_strength(strength).map_err(|e| format!("\"smoothing\": {e}"))
+    });
     let mut layers = Vec::new();
     for (i, layer) in array(table, "layer")?.iter().enumerate() {
         layers.push(read_layer(layer, &format!("layer[{i}]"))?);
@@ -354,6 +396,7 @@ fn read_recipe(table: &Table) -> Result<Recipe, String> {
         activations: activations.unwrap_or(Some(InputConfig::DYNAMIC)),
         rounding: rounding.transpose()?.unwrap_or_default(),
         bias_correction,
+        smoothing: smoothing.transpose()?,
         layers,
     })
 }
@@ -529,6 +572,8 @@ mod tests {
         assert_eq!(named(&recipe, "layer.1.attention.key"), ("float".into(), None));
         assert_eq!(scheme_name(recipe.table("word_embeddings")), "int4-group32");
         assert_eq!(scheme_name(recipe.table("position_embeddings")), "int8");
+        recipe.smoothing = Some(0.5);
+        assert!(recipe.smooths("layer.2.ffn") && !recipe.smooths("layer.1.attention.key"), "float has no integers");
         recipe.add_layer("*.key = ternary").unwrap();
         assert_eq!(named(&recipe, "layer.1.attention.key"), ("ternary".into(), Some(false)));
         assert!(recipe.add_layer("key").unwrap_err().to_string().contains("PATTERN=SCHEME"));
@@ -582,6 +627,8 @@ mod tests {
         for (text, parts) in cases.into_iter().chain([
             (&*format!("{base}colour = 1"), vec!["\"colour\" is unknown", "scheme, weights, embeddings"]),
             (&*format!("{base}activations = \"token\""), vec!["\"activations\"", "\"token\"", "dynamic, static"]),
+            (&*format!("{base}smoothing = true"), vec!["\"smoothing\" is true", "a number from 0 to 1"]),
+            (&*format!("{base}smoothing = 1.5"), vec!["\"smoothing\": found 1.5", "0 to 1"]),
             (&*format!("{base}layer = 3"), vec!["\"layer\" is 3", "[[layer]]"]),
             (&*format!("{base}[[layer]]\nweights = \"int4\""), vec!["\"layer[0].match\" is missing"]),
             (&*format!("{base}[[layer]]\nmatch = \"a\"\nbits = 4"), vec!["\"layer[0].bits\" is unknown"]),

@@ -56,7 +56,8 @@ impl Rounding {
             .filter(|_| self == Rounding::Gptq)
             .and_then(|moments| gptq(weights, moments, columns, &grid, GptqOptions::with_group(group)));
         let (values, scale) = by_inputs.unwrap_or_else(|| nearest(weights, group, &grid));
-        QuantizedWeights { scheme, shape: [rows, columns], values, scale, zero_point: Vec::new() }
+        let (zero_point, smoothing) = (Vec::new(), Vec::new());
+        QuantizedWeights { scheme, shape: [rows, columns], values, scale, zero_point, smoothing }
     }
 }
 

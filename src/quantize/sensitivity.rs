@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use candle_core::{Device, Tensor};
 
 use crate::architectures::{EncoderNames, LinearNames, RaggedBatch};
-use crate::nn::{CandleEncoder, Linear};
+use crate::nn::{CandleEncoder, Enters, Linear, Site};
 use crate::pipelines::Row;
 
 use super::{Judge, Verdict};
@@ -22,6 +22,24 @@ pub enum Place {
     Table(usize),
     /// A matrix of a block, counted as in [`LayerNames::linears`](crate::architectures::LayerNames::linears).
     Matrix { layer: usize, index: usize },
+}
+
+impl Place {
+    /// Where what it multiplies comes from; tables multiply nothing.
+    ///
+    /// # Panics
+    /// When a block has no such matrix.
+    pub fn site(self) -> Option<Site> {
+        let Place::Matrix { layer, index } = self else { return None };
+        let enters = match index {
+            0..=2 => Enters::Attention,
+            3 => Enters::Projection,
+            4 => Enters::Up,
+            5 => Enters::Down,
+            _ => panic!("a block has six matrices, there is no matrix {index}"),
+        };
+        Some(Site { layer, enters })
+    }
 }
 
 /// A matrix or a table of an encoder.

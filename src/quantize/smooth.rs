@@ -1,95 +1,213 @@
-//! Moving the difficulty of activations into weights, where the float function does not change.
+//! Smoothing: what enters quantized matrices behind a norm is divided by a factor per channel, the matrix multiplied by
+//! it (SmoothQuant, Xiao et al. 2022, <https://arxiv.org/abs/2211.10438>).
 //!
-//! SmoothQuant (Xiao et al. 2022, <https://arxiv.org/abs/2211.10438>) divides channel `k` of a layer's input by `s_k`
-//! and multiplies column `k` of its weight by it. In language models `1 / s` disappears in the layer norm before. In
-//! post-norm encoders it cannot: what a norm gives feeds the residual sum too, and GELU does not commute with scaling.
-//! One place is left where it does: attention mixes each channel of the values over tokens with weights that do not
-//! depend on it, so channel `k` of the context is scaled by scaling row `k` of the value matrix and its bias.
+//! Few channels behind a norm are much larger than the others, and a token's step is that of its largest. Divided, they
+//! leave more levels to the others, and their columns of the weight, which have ranges to spare, grow. In pre-norm
+//! models the division is folded into the norm. Behind a post-norm block it cannot be, as the residual sum needs the
+//! rows as they are; so the kernels multiply by `f = 1 / s` where they round, and the folder holds `f`
+//! (`docs/decisions/0015-smoothing.md`).
 //!
-//! Factors are rounded to powers of two. Scaling by these is exact in f32, so the float model gives the same bits.
+//! Which channels are large is a property of the model and hardly of its texts, so sequences of made-up tokens show it.
 
-/// Factors for the input channels of a layer: `s_k = (max abs x_k)^a / (max abs w_k)^(1 - a)`, with the largest input
-/// of each channel and the largest weight of each column, `[channels]` each, rounded to a power of two between 2^-8 and
-/// 2^8. 1 for a channel without inputs or weights.
-///
-/// # Panics
-/// When the lengths differ.
-pub fn factors(input_max: &[f32], weight_max: &[f32], strength: f32) -> Vec<f32> {
-    assert_eq!(input_max.len(), weight_max.len(), "each channel has an input and a column");
-    let exponent = |x: f32, w: f32| (strength * x.log2() - (1.0 - strength) * w.log2()).round().clamp(-8.0, 8.0);
-    let exponents = input_max.iter().zip(weight_max);
-    exponents.map(|(x, w)| if *x > 0.0 && *w > 0.0 { exponent(*x, *w).exp2() } else { 1.0 }).collect()
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
+
+use crate::architectures::{EncoderSpec, RaggedBatch};
+use crate::kernels::affine::{QuantizedWeights, Scheme};
+use crate::nn::{CandleEncoder, Enters, Site};
+use crate::text::Encoding;
+
+use super::Rounding;
+
+/// Sequences that are made up, and the tokens of each.
+const SEQUENCES: usize = 32;
+const TOKENS: usize = 32;
+/// Largest factor, and the inverse of the smallest one, around their geometric mean.
+const LARGEST: f32 = 256.0;
+
+/// Vectors at the sites behind norms, `[hidden]` each.
+pub(super) type BehindNorms = BTreeMap<Site, Vec<f32>>;
+
+/// Sequences of tokens from all over the vocabulary between the special ones of an empty text; always the same ones.
+pub(super) fn made_up(spec: &EncoderSpec, special: &Encoding) -> RaggedBatch {
+    let length = TOKENS.min(spec.max_tokens()).saturating_sub(special.ids.len());
+    // A multiplicative congruential generator (Park & Miller 1988, <https://doi.org/10.1145/63039.63042>).
+    let mut state = 1u64;
+    let mut token = || {
+        state = state * 16_807 % 2_147_483_647;
+        (state % spec.vocab_size as u64) as u32
+    };
+    let mut batch = RaggedBatch::new();
+    for _ in 0..SEQUENCES {
+        let (mut ids, mut type_ids) = (special.ids.clone(), special.type_ids.clone());
+        let start = ids.len().min(1);
+        ids.splice(start..start, (0..length).map(|_| token()));
+        type_ids.splice(start..start, (0..length).map(|_| 0));
+        batch.push(&ids, &type_ids);
+    }
+    batch
 }
 
-/// Largest magnitude of each column of `weight`, `[rows, columns]` → `[columns]`.
-pub fn column_max(weight: &[f32], columns: usize) -> Vec<f32> {
+/// The largest magnitude of each channel of the rows behind norms.
+///
+/// # Errors
+/// Those of [`CandleEncoder::hidden_states_seen`].
+pub(super) fn reach(encoder: &CandleEncoder, batch: &RaggedBatch) -> candle_core::Result<BehindNorms> {
+    let mut found = BehindNorms::new();
+    let mut see = |site: Site, x: &Tensor| {
+        if matches!(site.enters, Enters::Attention | Enters::Up) {
+            found.insert(site, column_max(&x.flatten_all()?.to_vec1::<f32>()?, x.dim(1)?));
+        }
+        Ok(())
+    };
+    encoder.hidden_states_seen(batch, &mut see)?;
+    Ok(found)
+}
+
+/// Largest magnitude of each column of `[rows, columns]`.
+pub(super) fn column_max(values: &[f32], columns: usize) -> Vec<f32> {
     let mut max = vec![0.0f32; columns];
-    for row in weight.chunks_exact(columns) {
-        max.iter_mut().zip(row).for_each(|(m, w)| *m = m.max(w.abs()));
+    for row in values.chunks_exact(columns) {
+        max.iter_mut().zip(row).for_each(|(m, x)| *m = m.max(x.abs()));
     }
     max
 }
 
-/// Divides row `k` of the value matrix `[channels, inputs]` and its bias by `factors[k]`, and multiplies column `k` of
-/// the output projection `[outputs, channels]` by it.
+/// What inputs are multiplied by, `f = w^(1 - a) / x^a` with the strength `a`, the largest input `x` of each channel and
+/// the largest weight `w` of its column (Xiao et al. 2022, equation 4, inverted); of geometric mean 1, and 1 for a channel
+/// whose inputs or weights are all 0.
 ///
 /// # Panics
-/// When the lengths do not fit.
-pub fn migrate(factors: &[f32], value: &mut [f32], value_bias: &mut [f32], output: &mut [f32]) {
-    let channels = factors.len();
-    assert!(value_bias.len() == channels && value.len().is_multiple_of(channels), "the values do not fit");
-    let inputs = value.len() / channels;
-    for ((row, bias), factor) in value.chunks_exact_mut(inputs).zip(value_bias).zip(factors) {
-        row.iter_mut().for_each(|w| *w /= factor);
-        *bias /= factor;
+/// When the lengths differ.
+pub fn factors(reach: &[f32], columns: &[f32], strength: f64) -> Vec<f32> {
+    assert_eq!(reach.len(), columns.len(), "each channel has an input and a column");
+    let strength = strength as f32;
+    let log = |(x, w): (&f32, &f32)| {
+        let known = *x > 0.0 && *w > 0.0;
+        known.then(|| (1.0 - strength) * w.log2() - strength * x.log2())
+    };
+    let logs: Vec<Option<f32>> = reach.iter().zip(columns).map(log).collect();
+    let known = logs.iter().flatten();
+    let mean = known.clone().sum::<f32>() / known.count().max(1) as f32;
+    let largest = LARGEST.log2();
+    let factor = |log: &Option<f32>| log.map_or(1.0, |log| (log - mean).clamp(-largest, largest).exp2());
+    logs.iter().map(factor).collect()
+}
+
+/// The weight for inputs that are multiplied by `factors` `[columns]`, row-major: each column divided by its own.
+pub(super) fn smoothed(weight: &[f32], factors: &[f32]) -> Vec<f32> {
+    weight.iter().zip(factors.iter().cycle()).map(|(w, f)| w / f).collect()
+}
+
+/// Quantizes a weight `[rows, columns]` whose inputs are multiplied by `factors` `[columns]`, unless there are none;
+/// `moments` are those of the inputs as they are.
+pub(super) fn quantize(
+    rounding: Rounding,
+    weight: &[f32],
+    shape: [usize; 2],
+    scheme: Scheme,
+    moments: Option<&[f64]>,
+    factors: &[f32],
+) -> QuantizedWeights {
+    if factors.is_empty() {
+        return rounding.quantize(weight, shape, scheme, moments);
     }
-    for row in output.chunks_exact_mut(channels) {
-        row.iter_mut().zip(factors).for_each(|(w, factor)| *w *= factor);
-    }
+    let moments: Option<Vec<f64>> = moments.map(|moments| {
+        let rows = moments.chunks_exact(factors.len()).zip(factors);
+        let scaled = |(row, f): (&[f64], &f32)| {
+            let f = f64::from(*f);
+            row.iter().zip(factors).map(move |(moment, g)| moment * f * f64::from(*g)).collect::<Vec<_>>()
+        };
+        rows.flat_map(scaled).collect()
+    });
+    let quantized = rounding.quantize(&smoothed(weight, factors), shape, scheme, moments.as_deref());
+    QuantizedWeights { smoothing: factors.to_vec(), ..quantized }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::affine::{Granularity, Levels, quantize_row_u8};
 
     #[test]
-    fn factors_balance_inputs_and_weights_and_are_powers_of_two() {
-        let found = factors(&[16.0, 1.0, 0.0, 1e9], &[1.0, 4.0, 1.0, 1e-9], 0.5);
-        assert_eq!(found, [4.0, 0.5, 1.0, 256.0]);
-        assert_eq!(factors(&[8.0], &[2.0], 1.0), [8.0], "all of the difficulty goes to the weights");
-        assert_eq!(column_max(&[1.0, -3.0, -2.0, 0.5], 2), [2.0, 3.0]);
-    }
-
-    /// Mixing tokens with weights of their own, then projecting: what attention does after the softmax.
-    fn attend(mix: &[f32], x: &[f32], value: &[f32], bias: &[f32], output: &[f32]) -> Vec<f32> {
-        let (tokens, width) = (3, 4);
-        let project = |rows: &[f32], weight: &[f32], bias: &[f32]| -> Vec<f32> {
-            let row = |t: usize| (0..width).map(move |j| (t, j)).collect::<Vec<_>>();
-            let entry = |(t, j): (usize, usize)| {
-                (0..width).map(|k| rows[t * width + k] * weight[j * width + k]).sum::<f32>() + bias[j]
-            };
-            (0..tokens).flat_map(row).map(entry).collect()
-        };
-        let values = project(x, value, bias);
-        let context: Vec<f32> = (0..tokens * width)
-            .map(|at| (0..tokens).map(|t| mix[at / width * tokens + t] * values[t * width + at % width]).sum())
-            .collect();
-        project(&context, output, &[0.0; 4])
+    fn factors_balance_inputs_and_weights() {
+        let balanced = factors(&[16.0, 1.0, 0.0, 4.0], &[1.0, 4.0, 1.0, 1.0], 0.5);
+        // 1/4, 2 and 1/2, over their geometric mean of 4^(-1/3); what never comes stays.
+        let mean = 0.25f32.powf(1.0 / 3.0);
+        for (found, expected) in balanced.iter().zip([0.25 / mean, 2.0 / mean, 1.0, 0.5 / mean]) {
+            assert!((found - expected).abs() < 1e-6, "{found}, {expected}");
+        }
+        assert_eq!(factors(&[8.0, 2.0], &[1.0, 1.0], 0.0), [1.0, 1.0], "inputs stay as they are");
+        let all = factors(&[8.0, 2.0], &[3.0, 5.0], 1.0);
+        assert!((all[0] * 8.0 - all[1] * 2.0).abs() < 1e-5, "all of the difficulty goes to the weights: {all:?}");
+        let wild = factors(&[1e30, 1e-30], &[1.0, 1.0], 1.0);
+        assert_eq!(wild, [1.0 / 256.0, 256.0]);
     }
 
     #[test]
-    fn the_float_function_keeps_its_bits() {
-        let numbers = |seed: u32, count: usize| -> Vec<f32> {
-            (0..count as u32)
-                .map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(seed * 97) % 1999) as f32 / 999.0 - 1.0)
-                .collect()
+    fn the_product_is_that_of_the_weight_and_closer_where_a_channel_is_large() {
+        let (rows, columns) = (6, 32);
+        let number = |i: usize| (i.wrapping_mul(2_654_435_761) % 1999) as f32 / 999.0 - 1.0;
+        // As behind norms: the weights of the large channel are small.
+        let of_column = |l: usize| if l == 5 { 0.05 } else { 1.0 };
+        let weight: Vec<f32> = (0..rows * columns).map(|i| number(i) * of_column(i % columns)).collect();
+        let mut x: Vec<f32> = (0..columns).map(|l| number(l + 1000)).collect();
+        x[5] = 40.0;
+        let exact: Vec<f32> = weight.chunks(columns).map(|w| w.iter().zip(&x).map(|(w, x)| w * x).sum()).collect();
+        let error = |factors: &[f32]| -> f32 {
+            let mut weights = quantize(Rounding::Nearest, &weight, [rows, columns], Scheme::INT8, None, factors);
+            let near = weights.dequantize().iter().zip(&weight).all(|(q, w)| (q - w).abs() < 0.05);
+            assert!(near, "what the integers stand for is the weight, whatever the factors");
+            let mut multiplied = x.clone();
+            multiplied.iter_mut().zip(&weights.smoothing).for_each(|(x, f)| *x *= f);
+            weights.smoothing.clear();
+            let mut integers = vec![0; columns];
+            let params = quantize_row_u8(&multiplied, &mut integers);
+            let product =
+                |w: &[f32]| -> f32 { w.iter().zip(&integers).map(|(w, q)| w * params.dequantize(i32::from(*q))).sum() };
+            let found = weights.dequantize();
+            found.chunks(columns).zip(&exact).map(|(w, exact)| (product(w) - exact).powi(2)).sum()
         };
-        let (mix, x) = (numbers(1, 9), numbers(2, 12));
-        let (mut value, mut bias, mut output) = (numbers(3, 16), numbers(4, 4), numbers(5, 16));
-        let before = attend(&mix, &x, &value, &bias, &output);
-        let original = output.clone();
-        migrate(&[4.0, 0.25, 1.0, 128.0], &mut value, &mut bias, &mut output);
-        assert_ne!(output, original);
-        assert_eq!(attend(&mix, &x, &value, &bias, &output), before);
+        let smooth = factors(&column_max(&x, columns), &column_max(&weight, columns), 0.5);
+        assert!(error(&smooth) < 0.3 * error(&[]), "{} {}", error(&smooth), error(&[]));
+    }
+
+    #[test]
+    fn gptq_sees_the_moments_of_multiplied_inputs() {
+        let (rows, columns) = (3, 8);
+        let number = |i: usize| (i.wrapping_mul(48_271) % 1999) as f32 / 999.0 - 1.0;
+        let weight: Vec<f32> = (0..rows * columns).map(number).collect();
+        let x: Vec<f32> = (0..64 * columns).map(|i| number(i + 77)).collect();
+        let moments = |x: &[f32]| -> Vec<f64> {
+            let of = |i: usize, j: usize| x.chunks(columns).map(|r| f64::from(r[i]) * f64::from(r[j])).sum();
+            (0..columns * columns).map(|at| of(at / columns, at % columns)).collect()
+        };
+        // Powers of two, so that nothing but the integers could differ.
+        let factors: Vec<f32> = (0..columns).map(|l| [0.25, 2.0, 1.0, 8.0][l % 4]).collect();
+        let int4 = Scheme::symmetric(Levels::Int4, Granularity::Channel);
+        let found = quantize(Rounding::Gptq, &weight, [rows, columns], int4, Some(&moments(&x)), &factors);
+        let multiplied: Vec<f32> = x.iter().zip(factors.iter().cycle()).map(|(x, f)| x * f).collect();
+        let divided = smoothed(&weight, &factors);
+        let expected = Rounding::Gptq.quantize(&divided, [rows, columns], int4, Some(&moments(&multiplied)));
+        assert_eq!((found.values, found.scale), (expected.values, expected.scale));
+    }
+
+    #[test]
+    fn made_up_sequences_are_as_texts_are() {
+        let spec = crate::architectures::describe(
+            crate::checkpoint::ModelDir::open(std::path::Path::new("tests/goldens/bert")).unwrap().config(),
+            &|_| true,
+        )
+        .unwrap()
+        .spec;
+        let special = Encoding { ids: vec![2, 3], type_ids: vec![0, 0], truncated: false };
+        let batch = made_up(&spec, &special);
+        assert_eq!((batch.len(), batch.tokens()), (SEQUENCES, SEQUENCES * TOKENS.min(spec.max_tokens())));
+        for rows in batch.ranges() {
+            assert_eq!((batch.ids[rows.start], batch.ids[rows.end - 1]), (2, 3));
+        }
+        assert!(batch.ids.iter().all(|id| (*id as usize) < spec.vocab_size));
+        assert_eq!(made_up(&spec, &special).ids, batch.ids, "always the same ones");
     }
 }

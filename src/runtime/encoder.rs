@@ -10,7 +10,7 @@ use crate::kernels::affine::Inputs;
 use crate::kernels::{self, Arena, AttentionScratch, Kernels, LayerNorm, PackedWeights, QuantizedRows};
 
 use super::embeddings::{Embeddings, Norm};
-use super::matrix::{Matrix, quantize};
+use super::matrix::{Entering, Matrix};
 use super::team::Team;
 use super::workspace::{Workspace, sized};
 
@@ -154,30 +154,33 @@ impl Int8Encoder {
         attention: impl Fn(usize, &Layer, &[f32], &mut Workspace),
     ) {
         let norm = self.embeddings.norm.get();
-        let first = self.layers.first().map_or(Inputs::Float, |layer| layer.qkv.inputs());
-        match first {
-            Inputs::Dynamic => self.kernels.layer_norm_quantize(norm, hidden, &mut w.hidden_q),
-            inputs => {
+        match self.layers.first().map_or(Entering::FLOAT, |layer| layer.qkv.entering()) {
+            Entering { inputs: Inputs::Dynamic, smoothing } => {
+                self.kernels.layer_norm_quantize(norm, hidden, smoothing, &mut w.hidden_q);
+            }
+            entering => {
                 self.kernels.layer_norm(norm, hidden);
-                quantize(self.kernels, inputs, hidden, self.spec.hidden_size, &mut w.hidden_q);
+                entering.quantize(self.kernels, hidden, self.spec.hidden_size, &mut w.hidden_q);
             }
         }
         for (index, layer) in self.layers.iter().enumerate() {
             attention(index, layer, hidden, w);
             self.after_attention(layer, hidden, w);
             if let Some(next) = self.layers.get(index + 1) {
-                quantize(self.kernels, next.qkv.inputs(), hidden, self.spec.hidden_size, &mut w.hidden_q);
+                next.qkv.entering().quantize(self.kernels, hidden, self.spec.hidden_size, &mut w.hidden_q);
             }
         }
     }
 
     /// `hidden = norm(hidden + x)`, and the rows as `next` wants its inputs.
     fn add_norm(&self, norm: LayerNorm<'_>, x: &[f32], hidden: &mut [f32], next: &Matrix, rows: &mut QuantizedRows) {
-        match next.inputs() {
-            Inputs::Dynamic => self.kernels.add_layer_norm_quantize(norm, x, hidden, rows),
-            inputs => {
+        match next.entering() {
+            Entering { inputs: Inputs::Dynamic, smoothing } => {
+                self.kernels.add_layer_norm_quantize(norm, x, hidden, smoothing, rows);
+            }
+            entering => {
                 self.kernels.add_layer_norm(norm, x, hidden);
-                quantize(self.kernels, inputs, hidden, self.spec.hidden_size, rows);
+                entering.quantize(self.kernels, hidden, self.spec.hidden_size, rows);
             }
         }
     }
@@ -186,11 +189,13 @@ impl Int8Encoder {
     /// finds the scale of each row, and needs nothing but integers.
     fn activate(&self, inner: &mut [f32], k: usize, next: &Matrix, rows: &mut QuantizedRows) {
         let activation = activation(&self.spec);
-        match next.inputs() {
-            Inputs::Dynamic => self.kernels.activate_quantize(activation, inner, k, rows),
-            inputs => {
+        match next.entering() {
+            Entering { inputs: Inputs::Dynamic, smoothing: None } => {
+                self.kernels.activate_quantize(activation, inner, k, rows);
+            }
+            entering => {
                 self.kernels.activate(activation, inner);
-                quantize(self.kernels, inputs, inner, k, rows);
+                entering.quantize(self.kernels, inner, k, rows);
             }
         }
     }
@@ -221,7 +226,7 @@ impl Int8Encoder {
             let rows = hidden.len() / width;
             let projected = sized(&mut w.projected, rows * width);
             let (block_q, scratch) = (&mut w.block_q, &mut w.matrix);
-            quantize(self.kernels, layer.attention_output.inputs(), context, context_width, block_q);
+            layer.attention_output.entering().quantize(self.kernels, context, context_width, block_q);
             layer.attention_output.product(self.kernels, context, block_q, scratch, projected);
             self.add_norm(layer.attention_norm.get(), projected, hidden, &layer.ffn_up, block_q);
             let inner = sized(&mut w.inner, rows * inner_width);

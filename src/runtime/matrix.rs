@@ -22,6 +22,32 @@ pub(super) struct Matrix {
 struct Part {
     product: Product,
     inputs: Inputs,
+    /// What rows are multiplied by before they are quantized, `[k]`; empty for nothing.
+    smoothing: Vec<f32>,
+}
+
+/// How rows become what a product takes.
+#[derive(Clone, Copy)]
+pub(super) struct Entering<'a> {
+    pub(super) inputs: Inputs,
+    /// What they are multiplied by before they are quantized, `[k]`.
+    pub(super) smoothing: Option<&'a [f32]>,
+}
+
+impl Entering<'_> {
+    /// Nothing is quantized.
+    pub(super) const FLOAT: Self = Entering { inputs: Inputs::Float, smoothing: None };
+
+    /// Quantizes rows `x` `[m, k]`; not at all when they stay float.
+    pub(super) fn quantize(self, kernels: Kernels, x: &[f32], k: usize, rows: &mut QuantizedRows) {
+        match (self.inputs, self.smoothing) {
+            (Inputs::Float, _) => {}
+            (Inputs::Dynamic, None) => kernels.quantize_rows(x, k, rows),
+            (Inputs::Dynamic, Some(factors)) => kernels.smooth_quantize_rows(factors, x, rows),
+            (Inputs::Static(params), None) => kernels.quantize_rows_static(x, k, params, rows),
+            (Inputs::Static(params), Some(factors)) => kernels.smooth_quantize_rows_static(factors, x, params, rows),
+        }
+    }
 }
 
 enum Product {
@@ -82,22 +108,19 @@ impl Matrix {
         }
         let k = stack[0].inputs;
         let n = stack.iter().map(|names| names.outputs).sum();
-        let first = loaded[0].1;
-        let alike = |(weight, inputs, _): &(Weight, Inputs, Vec<f32>)| match weight {
-            Weight::Integers(q) => q.scheme.is_per_row() && *inputs == first && first != Inputs::Float,
-            Weight::Float(_) => false,
-        };
-        if loaded.iter().all(alike) {
+        if are_alike(&loaded) {
             let (mut values, mut scales, mut biases) = (Vec::new(), Vec::new(), Vec::new());
+            let (inputs, mut smoothing) = (loaded[0].1, Vec::new());
             for (weight, _, bias) in loaded {
                 let Weight::Integers(q) = weight else { unreachable!("only integers are alike") };
                 scales.extend(q.row_scales());
                 values.extend(q.values);
                 biases.extend(bias);
+                smoothing = q.smoothing;
             }
             let mut packed = PackedWeights::pack(kernels, &values, &scales, Some(&biases), n, k);
             packed.move_to(arena);
-            return Ok(Matrix { parts: vec![Part { product: Product::Int8(packed), inputs: first }], n });
+            return Ok(Matrix { parts: vec![Part { product: Product::Int8(packed), inputs, smoothing }], n });
         }
         let parts = loaded.into_iter().zip(stack).map(|((weight, inputs, bias), names)| {
             Part::new(kernels, arena, weight, inputs, &bias, [names.outputs, k])
@@ -107,14 +130,14 @@ impl Matrix {
 
     /// How the rows given to [`Matrix::product`] are to be quantized; float when its parts do not agree, and then each
     /// quantizes them itself.
-    pub(super) fn inputs(&self) -> Inputs {
+    pub(super) fn entering(&self) -> Entering<'_> {
         match self.parts.as_slice() {
-            [part] => part.inputs,
-            _ => Inputs::Float,
+            [part] => part.entering(),
+            _ => Entering::FLOAT,
         }
     }
 
-    /// `out = x w^T + bias`, `[m, n]`: of the rows in f32, and of the same rows quantized as [`Matrix::inputs`] says.
+    /// `out = x w^T + bias`, `[m, n]`: of the rows in f32, and of the same rows quantized as [`Matrix::entering`] says.
     pub(super) fn product(
         &self,
         kernels: Kernels,
@@ -131,7 +154,7 @@ impl Matrix {
         let mut column = 0;
         for part in &self.parts {
             let (n, k) = part.size();
-            quantize(kernels, part.inputs, x, k, own_rows);
+            part.entering().quantize(kernels, x, k, own_rows);
             let part_out = sized(part_out, m * n);
             part.product(kernels, x, own_rows, grouped, part_out);
             for (out, part) in out.chunks_exact_mut(self.n).zip(part_out.chunks_exact(n)) {
@@ -148,7 +171,7 @@ impl Matrix {
 
     /// Whether [`Matrix::product_of_columns`] computes it: one int8 product of rows that have a scale each.
     pub(super) fn is_divisible(&self) -> bool {
-        matches!(self.parts.as_slice(), [Part { product: Product::Int8(_), inputs: Inputs::Dynamic }])
+        matches!(self.parts.as_slice(), [Part { product: Product::Int8(_), inputs: Inputs::Dynamic, .. }])
     }
 
     /// Some columns of [`Matrix::product`], from a multiple of [`COLUMN_BLOCK`](kernels::COLUMN_BLOCK) on; rows of `out`
@@ -170,7 +193,7 @@ impl Matrix {
         kernels.gemm_columns(rows, weights, columns, out, stride);
     }
 
-    /// Bytes held as (int8, f32): integers; scales, zero points, biases and float weights.
+    /// Bytes held as (int8, f32): integers; scales, zero points, factors, biases and float weights.
     pub(super) fn bytes(&self) -> (u64, u64) {
         self.parts.iter().map(Part::bytes).fold((0, 0), |(int8, f32), part| (int8 + part.0, f32 + part.1))
     }
@@ -181,13 +204,14 @@ impl Matrix {
     }
 }
 
-/// Quantizes rows `x` `[m, k]` as `inputs` says; not at all when they stay float.
-pub(super) fn quantize(kernels: Kernels, inputs: Inputs, x: &[f32], k: usize, rows: &mut QuantizedRows) {
-    match inputs {
-        Inputs::Float => {}
-        Inputs::Dynamic => kernels.quantize_rows(x, k, rows),
-        Inputs::Static(params) => kernels.quantize_rows_static(x, k, params, rows),
-    }
+/// Whether matrices are one int8 product: integers with a scale per row, and the same rows for all.
+fn are_alike(stack: &[(Weight, Inputs, Vec<f32>)]) -> bool {
+    let [(Weight::Integers(first), inputs, _), ..] = stack else { return false };
+    let alike = |(weight, own, _): &(Weight, Inputs, Vec<f32>)| match weight {
+        Weight::Integers(q) => q.scheme.is_per_row() && own == inputs && q.smoothing == first.smoothing,
+        Weight::Float(_) => false,
+    };
+    *inputs != Inputs::Float && stack.iter().all(alike)
 }
 
 impl Part {
@@ -195,22 +219,28 @@ impl Part {
         let float = |weight: &[f32]| Part {
             product: Product::Float(FloatWeights::pack(weight, bias, n, k)),
             inputs: Inputs::Float,
+            smoothing: Vec::new(),
         };
-        let product = match weight {
+        let q = match weight {
             Weight::Float(weight) => return float(&weight),
             Weight::Integers(q) if inputs == Inputs::Float => return float(&q.dequantize()),
-            Weight::Integers(q) if q.scheme.is_per_row() => {
-                let mut packed = PackedWeights::pack(kernels, &q.values, &q.row_scales(), Some(bias), n, k);
-                packed.move_to(arena);
-                Product::Int8(packed)
-            }
-            Weight::Integers(q) => {
-                let mut packed = GroupedWeights::pack(kernels, &q, bias);
-                packed.move_to(arena);
-                Product::Grouped(packed)
-            }
+            Weight::Integers(q) => q,
         };
-        Part { product, inputs }
+        let product = if q.scheme.is_per_row() {
+            let mut packed = PackedWeights::pack(kernels, &q.values, &q.row_scales(), Some(bias), n, k);
+            packed.move_to(arena);
+            Product::Int8(packed)
+        } else {
+            let mut packed = GroupedWeights::pack(kernels, &q, bias);
+            packed.move_to(arena);
+            Product::Grouped(packed)
+        };
+        Part { product, inputs, smoothing: q.smoothing }
+    }
+
+    fn entering(&self) -> Entering<'_> {
+        let smoothing = Some(self.smoothing.as_slice()).filter(|factors| !factors.is_empty());
+        Entering { inputs: self.inputs, smoothing }
     }
 
     fn product(
@@ -239,10 +269,10 @@ impl Part {
 
     fn bytes(&self) -> (u64, u64) {
         let (n, k) = self.size();
-        let (n, k) = (n as u64, k as u64);
+        let (n, k, factors) = (n as u64, k as u64, self.smoothing.len() as u64);
         match &self.product {
-            Product::Int8(_) => (n * k, 8 * n),
-            Product::Grouped(weights) => (n * k, 4 * (n + weights.parameters() as u64)),
+            Product::Int8(_) => (n * k, 4 * (2 * n + factors)),
+            Product::Grouped(weights) => (n * k, 4 * (n + weights.parameters() as u64 + factors)),
             Product::Float(_) => (0, 4 * (n * k + n)),
         }
     }
@@ -263,7 +293,9 @@ impl Table {
         let tensor = weights.take(&name.weight, &[name.rows, width])?;
         Ok(match as_served(tensor, weights) {
             Weight::Float(values) => Table::Float(values),
-            Weight::Integers(q) if q.scheme.is_per_row() => Table::Int8 { scale: q.row_scales(), values: q.values },
+            Weight::Integers(q) if q.scheme.is_per_row() && q.smoothing.is_empty() => {
+                Table::Int8 { scale: q.row_scales(), values: q.values }
+            }
             Weight::Integers(q) => Table::Integers(q),
         })
     }
@@ -295,7 +327,9 @@ impl Table {
     pub(super) fn bytes(&self) -> (u64, u64) {
         match self {
             Table::Int8 { values, scale } => (values.len() as u64, 4 * scale.len() as u64),
-            Table::Integers(q) => ((q.values.len() + q.zero_point.len()) as u64, 4 * q.scale.len() as u64),
+            Table::Integers(q) => {
+                ((q.values.len() + q.zero_point.len()) as u64, 4 * (q.scale.len() + q.smoothing.len()) as u64)
+            }
             Table::Float(values) => (0, 4 * values.len() as u64),
         }
     }

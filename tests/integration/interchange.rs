@@ -382,9 +382,16 @@ fn onnx_runtime_gives_the_logits_of_every_exported_family() {
     let recipe = Recipe { embeddings: parse_scheme("int4-asymmetric-group16").unwrap(), ..Recipe::default() };
     let options = QuantizeOptions { recipe, ..QuantizeOptions::new("golden") };
     quantize(&ModelDir::open(golden).unwrap(), &grouped, &options, |_, _| {}).unwrap();
+    let smoothed = scratch.path().join("smoothed");
+    let mut recipe = Recipe { smoothing: Some(0.5), ..Recipe::default() };
+    // Queries, keys and values do not share their rounded rows where one of them reads float.
+    recipe.add_layer("*layer.1*key=float").unwrap();
+    let options = QuantizeOptions { recipe, ..QuantizeOptions::new("golden") };
+    quantize(&ModelDir::open(golden).unwrap(), &smoothed, &options, |_, _| {}).unwrap();
     let goldens =
         ["bert-classify", "bert-pruned", "distilbert-multilabel", "roberta-classify", "xlm-roberta-regression"];
-    let folders = goldens.map(|name| Path::new("tests/goldens").join(name)).into_iter().chain([imported, grouped]);
+    let folders =
+        goldens.map(|name| Path::new("tests/goldens").join(name)).into_iter().chain([imported, grouped, smoothed]);
     for (index, folder) in folders.enumerate() {
         let exported = scratch.path().join(index.to_string());
         export_to(&folder, &exported, ExportFormat::Onnx).unwrap();
@@ -444,12 +451,15 @@ fn a_compressed_tensors_export_of_any_scheme_gives_the_answers_of_its_source() {
         quantize(&ModelDir::open(source).unwrap(), &made, &options, |_, _| {}).unwrap();
         same_after_export(&made, &exported);
     }
-    let binary = scratch.path().join("binary");
-    let options = QuantizeOptions { recipe: Recipe::named("binary").unwrap(), ..QuantizeOptions::new("golden") };
-    quantize(&ModelDir::open(source).unwrap(), &binary, &options, |_, _| {}).unwrap();
-    let refused = scratch.path().join("refused");
-    let error = export_to(&binary, &refused, ExportFormat::CompressedTensors).unwrap_err();
-    assert!(error.to_string().contains("binary") && !refused.exists(), "{error}");
+    let smoothed = Recipe { smoothing: Some(0.5), ..Recipe::default() };
+    for (name, recipe) in [("binary", Recipe::named("binary").unwrap()), ("smooth", smoothed)] {
+        let made = scratch.path().join(name);
+        let options = QuantizeOptions { recipe, ..QuantizeOptions::new("golden") };
+        quantize(&ModelDir::open(source).unwrap(), &made, &options, |_, _| {}).unwrap();
+        let refused = scratch.path().join("refused");
+        let error = export_to(&made, &refused, ExportFormat::CompressedTensors).unwrap_err();
+        assert!(error.to_string().contains(name) && !refused.exists(), "{error}");
+    }
 }
 
 fn same_after_export(source: &Path, exported: &Path) {

@@ -89,6 +89,8 @@ fn assert_sound(weights: &QuantizedWeights, shape: &[usize]) {
     assert_eq!(weights.scale.len(), scales);
     assert_eq!(weights.zero_point.len(), if weights.scheme.symmetric { 0 } else { scales });
     assert!(weights.scale.iter().all(|s| s.is_finite() && *s > 0.0));
+    assert!(weights.smoothing.is_empty() || weights.smoothing.len() == shape[1]);
+    assert!(weights.smoothing.iter().all(|f| f.is_finite() && *f >= f32::MIN_POSITIVE));
     // Other programs use the lowest integer of 4 or 8 bits in symmetric weights too.
     let symmetric = !weights.scheme.levels.may_be_asymmetric();
     let (min, max) = Scheme { symmetric, ..weights.scheme }.range();

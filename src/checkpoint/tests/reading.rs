@@ -39,6 +39,7 @@ fn int8(shape: [usize; 2], values: &[i8], scale: &[f32]) -> Tensor {
         values: values.to_vec(),
         scale: scale.to_vec(),
         zero_point: Vec::new(),
+        smoothing: Vec::new(),
     })
 }
 

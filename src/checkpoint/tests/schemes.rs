@@ -18,14 +18,18 @@ pub(super) fn all_schemes() -> Vec<Scheme> {
     Levels::ALL.into_iter().flat_map(|levels| of(levels, true)).chain(asymmetric).collect()
 }
 
-/// A folder with one linear layer of each scheme, named by its number; every second one has static inputs.
+/// A folder with one linear layer of each scheme, named by its number; every second one has static inputs, every third
+/// one is smoothed.
 pub(super) fn folder_of_schemes(root: &Path, name: &str) -> (PathBuf, BTreeMap<String, Tensor>) {
     let source = folder(root, &format!("{name}-source"));
     let (mut tensors, mut inputs, mut groups) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
     for (i, scheme) in all_schemes().into_iter().enumerate() {
         let values: Vec<f32> =
             (0..SHAPE[0] * SHAPE[1]).map(|l| ((l * 37 + i * 11) % 101) as f32 / 50.0 - 0.7).collect();
-        let weights = quantize_weights(&values, SHAPE[0], SHAPE[1], scheme);
+        let mut weights = quantize_weights(&values, SHAPE[0], SHAPE[1], scheme);
+        if i % 3 == 0 {
+            weights.smoothing = (0..SHAPE[1]).map(|l| (l + 1) as f32 / 16.0).collect();
+        }
         tensors.insert(format!("layer.{i}.weight"), Tensor::Quantized(weights));
         let dynamic = i % 2 == 0;
         if !dynamic {
@@ -34,7 +38,7 @@ pub(super) fn folder_of_schemes(root: &Path, name: &str) -> (PathBuf, BTreeMap<S
         let config = InputConfig { dynamic, symmetric: false };
         groups.push(QuantizationGroup { targets: vec![format!("layer.{i}")], weights: scheme, inputs: Some(config) });
     }
-    let quantization = QuantizationConfig { groups, ignore: vec!["head".into()] };
+    let quantization = QuantizationConfig { groups, ignore: vec!["head".into()], ..Default::default() };
     let files = ModelFiles {
         config: config().as_object().unwrap().clone(),
         quantization: Some(&quantization),
@@ -53,7 +57,7 @@ fn every_scheme_reads_back_what_was_written() {
     let root = tempfile::tempdir().unwrap();
     let (path, tensors) = folder_of_schemes(root.path(), "schemes");
     let dir = ModelDir::open(&path).unwrap();
-    assert_eq!(dir.config().raw["quantization_config"]["format"], "mixed-precision");
+    assert_eq!(dir.config().raw["quantization_config"]["format"], "octet-smoothed");
     let mut weights = dir.weights().unwrap();
     for (i, scheme) in all_schemes().into_iter().enumerate() {
         let name = format!("layer.{i}.weight");
@@ -87,6 +91,7 @@ fn groups_of_modules_are_found_by_name_then_pattern_then_class() {
             group(&["layer.0.attention.query"], Levels::Ternary),
         ],
         ignore: vec!["classifier".into(), "re:.*pooler".into()],
+        ..Default::default()
     };
     let levels = |module: &str| config.group_of(module).map(|group| group.weights.levels);
     assert_eq!(levels("layer.0.output.dense"), Some(Levels::Int8));
@@ -104,7 +109,7 @@ fn groups_of_modules_are_found_by_name_then_pattern_then_class() {
     assert_eq!(int8.name(), "w8a8-dynamic");
     assert_eq!(int8.to_json()["config_groups"]["group_0"]["format"], "int-quantized", "each group says its own");
     assert_eq!(QuantizationConfig::from_json(&int8.to_json(), Path::new("config.json")).unwrap(), int8);
-    let float = QuantizationConfig { groups: vec![], ignore: vec!["Linear".into()] };
+    let float = QuantizationConfig { ignore: vec!["Linear".into()], ..Default::default() };
     assert_eq!(QuantizationConfig::from_json(&float.to_json(), Path::new("config.json")).unwrap(), float);
 }
 
@@ -238,6 +243,70 @@ fn packed_tensors_that_do_not_fit_are_refused_by_name() {
     let take = |word| open_parts(&two_bits(word), &ternary, "pack-quantized")?.take("w.weight", &[1, 3]);
     assert_eq!(take(0b11_10_01).unwrap().into_f32(), [-1.0, 0.0, 1.0]);
     assert_says("ternary", take(0b11_00_01), &["\"w.weight_packed\"", "integer -2 at index 1"]);
+}
+
+#[test]
+fn smoothing_that_is_not_said_or_not_there_or_not_usable_is_refused() {
+    let parts = |dtype: &'static str, factors: Vec<f32>| -> Vec<RawTensor> {
+        let bytes = f32_bytes(&factors);
+        vec![
+            ("w.weight", "I8", vec![2, 3], vec![1, 2, 3, 4, 5, 6]),
+            ("w.weight_scale", "F32", vec![2, 1], f32_bytes(&[1.0, 2.0])),
+            ("w.weight_smoothing", dtype, vec![factors.len()], bytes),
+            ("v.weight", "F32", vec![2, 3], f32_bytes(&[0.0; 6])),
+        ]
+    };
+    let int8 = QuantizationConfig { ignore: vec!["v".into()], ..QuantizationConfig::int8(vec![]) };
+    let said = |names: &[&str]| {
+        QuantizationConfig { smoothed: names.iter().map(|n| n.to_string()).collect(), ..int8.clone() }.to_json()
+    };
+    let take = |config: Value, tensors: &[RawTensor], name: &str| {
+        let root = tempfile::tempdir().unwrap();
+        let path = folder(root.path(), "smoothed");
+        std::fs::write(path.join("config.json"), config_with(json!({"quantization_config": config})).to_string())
+            .unwrap();
+        std::fs::write(path.join("model.safetensors"), safetensors(tensors)).unwrap();
+        let mut weights = ModelDir::open(&path)?.weights()?;
+        let taken = weights.take(name, &[2, 3])?;
+        assert!(weights.remaining().all(|name| name == "v.weight"));
+        Ok::<_, super::super::CheckpointError>(taken)
+    };
+    let good = parts("F32", vec![0.5, 1.0, 2.0]);
+    let found = take(said(&["w"]), &good, "w.weight").unwrap();
+    assert_eq!(found.into_f32(), [0.5, 2.0, 6.0, 4.0, 10.0, 24.0]);
+    assert_says("not said", take(int8.to_json(), &good, "w.weight"), &["\"w.weight_smoothing\"", "would be ignored"]);
+    let without = [&good[..2], &good[3..]].concat();
+    assert_says("not there", take(said(&["w"]), &without, "w.weight"), &["\"w.weight_smoothing\" is missing"]);
+    assert_says("float", take(said(&["w", "v"]), &good, "v.weight"), &["\"v.weight\"", "float", "smoothed"]);
+    for (what, factors, part) in [
+        ("length", vec![1.0, 1.0], "expected shape [3]"),
+        ("zero", vec![1.0, 0.0, 1.0], "factor 0 of column 1"),
+        ("negative", vec![1.0, 1.0, -2.0], "factor -2 of column 2"),
+        ("subnormal", vec![1e-40, 1.0, 1.0], "of column 0"),
+        ("infinite", vec![1.0, f32::INFINITY, 1.0], "value inf at index 1"),
+        ("nothing", vec![f32::NAN, 1.0, 1.0], "value NaN at index 0"),
+    ] {
+        assert_says(what, take(said(&["w"]), &parts("F32", factors), "w.weight"), &["\"w.weight_smoothing\"", part]);
+    }
+    assert_says("type", take(said(&["w"]), &parts("I32", vec![1.0; 3]), "w.weight"), &["stored as I32"]);
+    // A reader that knows compressed-tensors alone goes by the format, of the whole and of each group, and finds another.
+    let written = said(&["w"]);
+    let group = &written["config_groups"]["group_0"];
+    assert_eq!([&written["format"], &group["format"]], [&json!("octet-smoothed"); 2]);
+    assert_eq!(written["smoothed"], json!(["w"]));
+    assert!(int8.to_json().get("smoothed").is_none());
+    let with = |key: &str, value: Value| {
+        let mut config = written.clone();
+        config[key] = value;
+        take(config, &good, "w.weight")
+    };
+    assert_says("format", with("format", json!("int-quantized")), &["quantization_config.smoothed", "1 modules"]);
+    assert_says("no names", with("smoothed", json!([])), &["quantization_config.smoothed", "0 modules"]);
+    assert_says(
+        "no list",
+        with("smoothed", json!({"w": 1})),
+        &["quantization_config.smoothed", "a list of module names"],
+    );
 }
 
 #[test]

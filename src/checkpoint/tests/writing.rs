@@ -12,6 +12,7 @@ fn tensors_to_write() -> BTreeMap<String, Tensor> {
         values: vec![-127, 0, 127, 1, 2, 3],
         scale: vec![0.5, 0.25],
         zero_point: vec![],
+        smoothing: vec![],
     });
     let bias = Tensor::F32 { shape: vec![3], data: vec![1.0, -0.0, f32::MIN_POSITIVE] };
     BTreeMap::from([("dense.weight".to_string(), int8), ("dense.bias".to_string(), bias)])

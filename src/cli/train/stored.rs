@@ -10,7 +10,7 @@ use crate::checkpoint::{InputConfig, ModelDir};
 use crate::kernels::affine::{Inputs, QuantizedWeights};
 use crate::nn::{FakeQuantization, FakeQuantizedAs};
 use crate::quantize::observers::ObserverKind;
-use crate::quantize::{CalibrateOptions, Calibration, Form, Module, Original, Place, Recipe};
+use crate::quantize::{CalibrateOptions, Calibration, Form, Module, Original, Place, Recipe, Smoothing};
 use crate::train::Dataset;
 
 /// Texts that static inputs get their first ranges from.
@@ -75,7 +75,7 @@ fn calibrate(dir: &ModelDir, train: &Dataset) -> anyhow::Result<Calibration> {
     let chosen: Vec<usize> = (0..count).map(|i| i * train.len() / count).collect();
     let batches: Vec<_> = chosen.chunks(TOGETHER).map(|chosen| train.batch(chosen)).collect();
     let options = CalibrateOptions { observer: ObserverKind::Mse, moments: false };
-    Ok(Calibration::run(&original.encoder, &batches, options, |_| {})?)
+    Ok(Calibration::run(&original.encoder, &batches, options, &Smoothing::new(), |_| {})?)
 }
 
 /// What training stored of each module, as the quantizer takes it: nothing is rounded a second time.

@@ -154,6 +154,12 @@ fn cells(record: &EpochRecord) -> [String; 5] {
 fn scheme(options: &Options, architecture: &Architecture) -> anyhow::Result<(Scheme, bool)> {
     let scheme = options.scheme_recipe.as_deref().map_or_else(|| Ok(Scheme::default()), read_recipe)?;
     if options.quantization_aware == Some(true) {
+        ensure!(
+            scheme.smoothing.is_none(),
+            "{} smooths, which training does not see; leave \"smoothing\" out of --scheme-recipe: training itself balances \
+             weights and inputs",
+            scheme.scheme
+        );
         // Every weight is rounded as training saw it, and biases learned what they could.
         let scheme = Scheme { rounding: Rounding::Nearest, bias_correction: false, ..scheme };
         return Ok((scheme, options.learned_scales.unwrap_or(options.scheme_recipe.is_some())));

@@ -114,6 +114,11 @@ fn export_compressed_tensors(
         let reason = "a head of Octet, which no class of Transformers has; export its encoder, or the whole as ONNX";
         return Err(InterchangeError::refused(source.path(), reason));
     }
+    if source.quantization().is_some_and(|quantization| !quantization.smoothed.is_empty()) {
+        let reason = "smoothed inputs, for which compressed-tensors has no place; export it as ONNX, or quantize without \
+                      smoothing";
+        return Err(InterchangeError::refused(source.path(), reason));
+    }
     let config = source.config();
     let whole = |l: &LayerConfig| (l.heads.len(), l.intermediate_size);
     if config.layers.iter().any(|l| whole(l) != (config.num_attention_heads, config.intermediate_size)) {

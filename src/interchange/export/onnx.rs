@@ -265,19 +265,22 @@ impl Builder {
 
     /// Several layers with one input.
     fn linears(&mut self, weights: &mut Weights, input: &str, layers: &[&LinearNames]) -> Result<Vec<String>, Failure> {
-        let mut quantized: Option<Quantized> = None;
+        let mut quantized: Option<(Vec<f32>, Quantized)> = None;
         let mut outputs = Vec::new();
         for names in layers {
             let dims = [names.outputs, names.inputs];
             let matrix = self.matrix(weights, &names.weight, dims)?;
             let product = match (matrix, weights.inputs(&names.weight)?) {
                 (Tensor::Quantized(q), Inputs::Dynamic) => {
-                    let rows = match quantized.take() {
-                        Some(rows) => rows,
-                        None => self.quantize(input),
+                    let rows = match quantized.take().filter(|(smoothing, _)| *smoothing == q.smoothing) {
+                        Some((_, rows)) => rows,
+                        None => {
+                            let input = self.smooth(names, &q, input);
+                            self.quantize(&input)
+                        }
                     };
                     let product = self.integer_product(names, &q, &rows)?;
-                    quantized = Some(rows);
+                    quantized = Some((q.smoothing, rows));
                     product
                 }
                 (Tensor::Quantized(q), Inputs::Static(params)) => {
@@ -286,7 +289,8 @@ impl Builder {
                     let inverse = self.graph.floats(&format!("{name}_input_inverse"), &[1], &[1.0 / params.scale]);
                     let zero = params.zero_point as f32;
                     let zero_point = self.graph.floats(&format!("{name}_input_zero_point"), &[1], &[zero]);
-                    let values = self.quantized_values(input, &inverse, &zero_point);
+                    let input = self.smooth(names, &q, input);
+                    let values = self.quantized_values(&input, &inverse, &zero_point);
                     self.integer_product(names, &q, &Quantized { values, scale, zero_point })?
                 }
                 (matrix, _) => {
@@ -299,6 +303,15 @@ impl Builder {
             outputs.push(self.node("Add", &[&product, &bias]));
         }
         Ok(outputs)
+    }
+
+    /// What a matrix's inputs are multiplied by before they are rounded, if anything.
+    fn smooth(&mut self, names: &LinearNames, q: &QuantizedWeights, input: &str) -> String {
+        if q.smoothing.is_empty() {
+            return input.to_string();
+        }
+        let factors = self.graph.floats(&format!("{}_smoothing", names.weight), &[names.inputs], &q.smoothing);
+        self.node("Mul", &[input, &factors])
     }
 
     /// `scale_a scale_w (sum of (qa - za) (qw - zw))`, with exact sums.

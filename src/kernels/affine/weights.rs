@@ -2,7 +2,8 @@
 
 use super::{Granularity, Levels, Scheme};
 
-/// A weight matrix in integers: the real weight `[j, l]` is `(q - Z) S` with the scale and zero point of its group.
+/// A weight matrix in integers: the real weight `[j, l]` is `(q - Z) S f` with the scale and zero point of its group, and
+/// the factor of its column where it is smoothed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuantizedWeights {
     /// How it is quantized.
@@ -15,6 +16,10 @@ pub struct QuantizedWeights {
     pub scale: Vec<f32>,
     /// As many as scales when the scheme is asymmetric, else empty.
     pub zero_point: Vec<i8>,
+    /// Factor of each column, `[columns]`, finite and positive, or empty for 1 everywhere. As
+    /// `sum over l of x (q - Z) S f = sum over l of (x f) (q - Z) S`, an executor in integers multiplies the inputs by it
+    /// before it rounds them (SmoothQuant, Xiao et al. 2022, <https://arxiv.org/abs/2211.10438>, equation 3, with `f` for `1 / s`).
+    pub smoothing: Vec<f32>,
 }
 
 impl QuantizedWeights {
@@ -59,11 +64,19 @@ impl QuantizedWeights {
         (0..self.shape[0]).map(|row| self.scale_of(row, 0)).collect()
     }
 
-    /// Row `row` in f32, `(q - Z) S`, given to `put` with each column's index.
+    /// Row `row` in f32, `(q - Z) S f`, given to `put` with each column's index.
     ///
     /// # Panics
     /// When there is no such row.
     pub fn each_of_row(&self, row: usize, mut put: impl FnMut(usize, f32)) {
+        match self.smoothing.as_slice() {
+            [] => self.each_scaled(row, put),
+            smoothing => self.each_scaled(row, |l, w| put(l, w * smoothing[l])),
+        }
+    }
+
+    /// Row `row`, `(q - Z) S`.
+    fn each_scaled(&self, row: usize, mut put: impl FnMut(usize, f32)) {
         let columns = self.shape[1];
         let size = self.group_len().min(columns);
         let values = &self.values[row * columns..][..columns];
@@ -75,7 +88,7 @@ impl QuantizedWeights {
         }
     }
 
-    /// The whole matrix in f32, `(q - Z) S`, row-major.
+    /// The whole matrix in f32, `(q - Z) S f`, row-major.
     pub fn dequantize(&self) -> Vec<f32> {
         let mut weights = Vec::with_capacity(self.values.len());
         for row in 0..self.shape[0] {
@@ -85,7 +98,7 @@ impl QuantizedWeights {
     }
 
     /// Bytes that it takes in a file: int8 a byte each; below that, each row in whole 32-bit words, and the shape beside
-    /// them. Scales are f32; zero points are packed like the weights.
+    /// them. Scales and the factors of smoothing are f32; zero points are packed like the weights.
     pub fn bytes(&self) -> usize {
         let [rows, columns] = self.shape;
         let words = |count: usize| count.div_ceil((32 / self.scheme.levels.bits()) as usize);
@@ -94,7 +107,7 @@ impl QuantizedWeights {
             Levels::Int8 => rows * columns + zero_points,
             _ => 4 * rows * words(columns) + 8 + 4 * words(zero_points / groups) * groups,
         };
-        integers + 4 * self.scale.len()
+        integers + 4 * (self.scale.len() + self.smoothing.len())
     }
 }
 
@@ -122,6 +135,7 @@ pub fn quantize_weights(weights: &[f32], rows: usize, columns: usize, scheme: Sc
         values: vec![0; weights.len()],
         scale: Vec::new(),
         zero_point: Vec::new(),
+        smoothing: Vec::new(),
     };
     let size = quantized.group_len().max(1);
     let mut values = std::mem::take(&mut quantized.values);
@@ -153,7 +167,8 @@ pub fn quantize_with_scales(
     assert_eq!(weights.len(), rows * columns, "the weight does not hold rows * columns values");
     assert!(scheme.symmetric && scheme.groups(columns).is_some(), "{scheme} does not fit rows of {columns} weights");
     let (shape, values) = ([rows, columns], vec![0; weights.len()]);
-    let mut quantized = QuantizedWeights { scheme, shape, values, scale, zero_point: Vec::new() };
+    let (zero_point, smoothing) = (Vec::new(), Vec::new());
+    let mut quantized = QuantizedWeights { scheme, shape, values, scale, zero_point, smoothing };
     let size = quantized.group_len().max(1);
     assert_eq!(quantized.scale.len(), weights.len().div_ceil(size), "{scheme} has one scale for {size} weights");
     let groups = weights.chunks(size).zip(quantized.values.chunks_mut(size));

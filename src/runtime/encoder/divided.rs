@@ -33,11 +33,12 @@ struct Part<'a> {
 
 impl Int8Encoder {
     /// Whether a team divides the weights for a sequence of `tokens`: a short one, and a model of int8 products whose
-    /// heads fill whole blocks of channels.
+    /// heads fill whole blocks of channels and whose inputs are smoothed behind norms at most.
     pub(super) fn divides_weights(&self, tokens: usize) -> bool {
         let is_divisible = |layer: &Layer| {
             self.attention_width(layer).is_multiple_of(COLUMN_BLOCK)
                 && layer.matrices().into_iter().all(Matrix::is_divisible)
+                && [&layer.attention_output, &layer.ffn_down].iter().all(|m| m.entering().smoothing.is_none())
         };
         tokens <= MOST_TOKENS && self.layers.iter().all(is_divisible)
     }
@@ -51,8 +52,9 @@ impl Int8Encoder {
         let mut hidden = std::mem::take(&mut w.hidden);
         self.embeddings.lookup(batch, 0, own_rows.clone(), sized(&mut hidden, own_rows.len() * width));
         let hidden_rows = hidden.as_mut_slice();
+        let smoothing = self.layers.first().and_then(|layer| layer.qkv.entering().smoothing);
         part.join_rows(&mut w.hidden_q, |own| {
-            kernels.layer_norm_quantize(self.embeddings.norm.get(), hidden_rows, own)
+            kernels.layer_norm_quantize(self.embeddings.norm.get(), hidden_rows, smoothing, own)
         });
         let mut layers = self.layers.iter().peekable();
         while let Some(layer) = layers.next() {
@@ -60,8 +62,10 @@ impl Int8Encoder {
             part.join_columns(w.context.as_slice(), context_width, &mut w.ranges, &mut w.block_q);
             let projected = sized(&mut w.projected, hidden_rows.len());
             part.product_of_own_rows(&layer.attention_output, &w.block_q, projected);
-            let norm = layer.attention_norm.get();
-            part.join_rows(&mut w.block_q, |own| kernels.add_layer_norm_quantize(norm, projected, hidden_rows, own));
+            let (norm, smoothing) = (layer.attention_norm.get(), layer.ffn_up.entering().smoothing);
+            part.join_rows(&mut w.block_q, |own| {
+                kernels.add_layer_norm_quantize(norm, projected, hidden_rows, smoothing, own)
+            });
             let columns = part.columns(layer.ffn_up.n());
             let inner = sized(&mut w.inner, tokens * columns.len());
             layer.ffn_up.product_of_columns(kernels, &w.block_q, columns.clone(), inner, columns.len());
@@ -69,8 +73,10 @@ impl Int8Encoder {
             part.join_columns(inner, columns.len(), &mut w.ranges, &mut w.block_q);
             part.product_of_own_rows(&layer.ffn_down, &w.block_q, projected);
             let norm = layer.output_norm.get();
-            if layers.peek().is_some() {
-                let quantize = |own: &mut _| kernels.add_layer_norm_quantize(norm, projected, hidden_rows, own);
+            if let Some(next) = layers.peek() {
+                let smoothing = next.qkv.entering().smoothing;
+                let quantize =
+                    |own: &mut _| kernels.add_layer_norm_quantize(norm, projected, hidden_rows, smoothing, own);
                 part.join_rows(&mut w.hidden_q, quantize);
             } else {
                 kernels.add_layer_norm(norm, projected, hidden_rows);
