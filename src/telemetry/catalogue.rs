@@ -196,7 +196,7 @@ catalogue! {
     shadow_queue: Gauge = Gauge::default, "octet_shadow_queue_inputs" []
         "Answers that wait for a comparison";
     shadow_busy: Seconds = Seconds::default, "octet_shadow_busy_seconds_total" []
-        "Time that the float originals computed";
+        "Time from the start to the end of comparisons, waiting for a CPU included";
     feedback: Counter = Counter::default, "octet_feedback_total" ["model", "version", "correct"]
         "Answers that somebody sent a label for, by whether it is the one that was predicted";
     feedback_confusion: Counter = Counter::default, "octet_feedback_confusion_total" ["model", "predicted", "actual"]
