@@ -264,6 +264,9 @@ fn a_model_is_trained_in_the_scheme_of_a_recipe() {
     let train = [&["train", &model, "--run-dir", &run, "--scheme-recipe", &scheme], &given[..]].concat();
     let refused = text(&octet(&train).stderr);
     assert!(refused.contains("mine has static inputs") && refused.contains("--quantization-aware"), "{refused}");
+    let smooth = ["--quantization-aware", "--scheme-recipe", "w8a8-smooth"];
+    let refused = text(&octet(&[&["train", &model, "--run-dir", &run], &given[..], &smooth].concat()).stderr);
+    assert!(refused.contains("w8a8-smooth") && refused.contains("leave \"smoothing\" out"), "{refused}");
     let output = octet(&[train.as_slice(), &["--quantization-aware"]].concat());
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("weights of epoch 1 in mine"), "{}", text(&output.stdout));
