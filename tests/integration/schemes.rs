@@ -256,6 +256,56 @@ fn every_scheme_gives_the_same_bits_on_every_instruction_set_alone_in_a_batch_an
     }
 }
 
+/// A block of 64 channels holds one head of 48 and a third of the next one, so nothing is divided between heads.
+#[test]
+fn a_team_computes_heads_that_no_block_of_channels_holds() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = scratch.path().join("model");
+    let source = ModelDir::open(&golden("bert")).unwrap();
+    let mut config = source.config().raw.clone();
+    let sizes = [("hidden_size", 192), ("num_attention_heads", 4), ("intermediate_size", 128)];
+    for (key, value) in sizes.into_iter().chain([("max_position_embeddings", 128)]) {
+        config[key] = value.into();
+    }
+    let mut seed = 1u32;
+    let mut number = move || {
+        seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (seed >> 8) as f32 / (1 << 24) as f32 - 0.5
+    };
+    let larger = |size: &usize| match *size {
+        32 => 192,
+        64 => 128,
+        other => other,
+    };
+    let weights = source.weights().unwrap();
+    let random = weights.entries().map(|entry| {
+        let shape: Vec<usize> = entry.shape.iter().map(larger).collect();
+        let data = (0..shape.iter().product()).map(|_| number()).collect();
+        (entry.name, Tensor::F32 { shape, data })
+    });
+    let tensors = random.collect();
+    let files = ModelFiles { config, tensors, copy_from: Some(source.path()), ..ModelFiles::default() };
+    write_model(&folder, &files, Existing::Replace).unwrap();
+    let encoder = served(&folder, kernels());
+    let mut sequence = RaggedBatch::new();
+    sequence.push(&(0..20).collect::<Vec<u32>>(), &[0; 20]);
+    let alone = run(&encoder, &sequence);
+    for members in [2, 3, 4] {
+        let team = encoder.team(members).unwrap();
+        let mut hidden = Vec::new();
+        std::thread::scope(|scope| {
+            for member in 1..members {
+                let (encoder, team, sequence) = (&encoder, &team, &sequence);
+                scope.spawn(move || {
+                    encoder.forward_together(sequence, team, member, &mut encoder.workspace(), &mut Vec::new());
+                });
+            }
+            encoder.forward_together(&sequence, &team, 0, &mut encoder.workspace(), &mut hidden);
+        });
+        assert_eq!(hidden, alone, "{members} members");
+    }
+}
+
 #[test]
 fn classes_of_both_executors_agree_and_a_folder_of_any_scheme_classifies() {
     let scratch = tempfile::tempdir().unwrap();

@@ -33,10 +33,11 @@ struct Part<'a> {
 
 impl Int8Encoder {
     /// Whether a team divides the weights for a sequence of `tokens`: a short one, and a model of int8 products whose
-    /// heads fill whole blocks of channels and whose inputs are smoothed behind norms at most.
+    /// heads fill whole blocks of channels, none of them more than one, and whose inputs are smoothed behind norms at most.
     pub(super) fn divides_weights(&self, tokens: usize) -> bool {
         let is_divisible = |layer: &Layer| {
-            self.attention_width(layer).is_multiple_of(COLUMN_BLOCK)
+            COLUMN_BLOCK.is_multiple_of(self.spec.head_dim)
+                && self.attention_width(layer).is_multiple_of(COLUMN_BLOCK)
                 && layer.matrices().into_iter().all(Matrix::is_divisible)
                 && [&layer.attention_output, &layer.ffn_down].iter().all(|m| m.entering().smoothing.is_none())
         };
