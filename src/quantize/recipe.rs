@@ -234,9 +234,11 @@ impl Recipe {
             scheme: self.scheme.clone(),
             weights: format!("{}{rounding}{bias}{exceptions}", scheme(self.weights, "per channel")),
             embeddings: scheme(self.embeddings, "per row"),
-            activations: match self.smoothing {
-                Some(strength) => format!("{activations}, smoothed behind norms with strength {strength}"),
-                None => activations,
+            activations: match (self.smoothing, self.weights, self.activations) {
+                (Some(strength), Some(_), Some(_)) => {
+                    format!("{activations}, smoothed behind norms with strength {strength}")
+                }
+                _ => activations,
             },
             ignore: float.to_vec(),
         }
@@ -574,6 +576,9 @@ mod tests {
         assert_eq!(scheme_name(recipe.table("position_embeddings")), "int8");
         recipe.smoothing = Some(0.5);
         assert!(recipe.smooths("layer.2.ffn") && !recipe.smooths("layer.1.attention.key"), "float has no integers");
+        assert!(recipe.in_words(&[]).activations.contains("strength 0.5"));
+        let float = Recipe { smoothing: Some(0.5), ..Recipe::named("float").unwrap() };
+        assert_eq!(float.in_words(&[]).activations, "float", "nothing is smoothed, and nothing says so");
         recipe.add_layer("*.key = ternary").unwrap();
         assert_eq!(named(&recipe, "layer.1.attention.key"), ("ternary".into(), Some(false)));
         assert!(recipe.add_layer("key").unwrap_err().to_string().contains("PATTERN=SCHEME"));
