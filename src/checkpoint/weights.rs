@@ -119,6 +119,9 @@ impl Weights {
             }
             weights.add_shard(opened, path)?;
         }
+        for module in quantization.iter().flat_map(|quantization| &quantization.smoothed) {
+            weights.entry(&format!("{module}.weight_smoothing"))?;
+        }
         Ok(weights)
     }
 

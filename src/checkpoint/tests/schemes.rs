@@ -277,7 +277,10 @@ fn smoothing_that_is_not_said_or_not_there_or_not_usable_is_refused() {
     assert_says("not said", take(int8.to_json(), &good, "w.weight"), &["\"w.weight_smoothing\"", "would be ignored"]);
     let without = [&good[..2], &good[3..]].concat();
     assert_says("not there", take(said(&["w"]), &without, "w.weight"), &["\"w.weight_smoothing\" is missing"]);
-    assert_says("float", take(said(&["w", "v"]), &good, "v.weight"), &["\"v.weight\"", "float", "smoothed"]);
+    let unknown = take(said(&["w", "u"]), &good, "w.weight");
+    assert_says("of nothing", unknown, &["\"u.weight_smoothing\" is missing"]);
+    let both = [&good[..], &[("v.weight_smoothing", "F32", vec![3], f32_bytes(&[1.0; 3]))]].concat();
+    assert_says("float", take(said(&["w", "v"]), &both, "v.weight"), &["\"v.weight\"", "float", "smoothed"]);
     for (what, factors, part) in [
         ("length", vec![1.0, 1.0], "expected shape [3]"),
         ("zero", vec![1.0, 0.0, 1.0], "factor 0 of column 1"),
