@@ -11,7 +11,7 @@ use super::microkernel::{LINE, Layout, MAX_ROWS, Microkernel, Out, Product, Stri
 #[cfg(target_arch = "x86_64")]
 use super::microkernel::{amx_int8, avx_vnni, avx2, avx512_vnni};
 use super::pack::PackedWeights;
-use super::quantize::QuantizedRows;
+use super::rows::QuantizedRows;
 
 /// Output channels worked on together: all row tiles of a row block meet them before the next ones are read, so
 /// their weights (`64 k` bytes) come from memory once per row block and stay in the nearest caches. The panels of every

@@ -134,7 +134,7 @@ impl Kernels {
     /// # Panics
     /// When sizes do not fit together.
     pub fn gemm_f32(self, x: &[f32], w: &FloatWeights, out: &mut [f32]) {
-        let m = super::quantize::row_count(x.len(), w.k);
+        let m = super::rows::row_count(x.len(), w.k);
         assert_eq!(out.len(), m * w.n, "the output of a matrix product needs m * n values");
         if m > 0 {
             self.run(Product { x, w, out });

@@ -9,7 +9,7 @@ use super::arena::Arena;
 use super::isa::Kernels;
 use super::lanes::{Ints, LANES, LaneKernel, Lanes};
 use super::pack::{AlignedVec, PackedWeights};
-use super::quantize::QuantizedRows;
+use super::rows::QuantizedRows;
 
 /// Columns that are multiplied together at most: no sum of `(qa - za) (qw - Z)` over so many leaves i32.
 const MAX_COLUMNS: usize = 32_768;

@@ -23,6 +23,7 @@ mod pack;
 mod peak;
 mod quantize;
 pub mod reference;
+mod rows;
 mod softmax;
 #[cfg(test)]
 mod testing;
@@ -39,4 +40,5 @@ pub use grouped::{GroupedScratch, GroupedWeights};
 pub use isa::{Isa, Kernels, UnknownIsa, UnsupportedIsa};
 pub use norm::LayerNorm;
 pub use pack::{AlignedVec, MAX_K, PackedWeights};
-pub use quantize::{QuantizedRows, RowRange};
+pub use quantize::RowRange;
+pub use rows::QuantizedRows;

@@ -3,7 +3,8 @@
 
 use super::isa::Kernels;
 use super::lanes::{LaneKernel, Lanes, groups};
-use super::quantize::{Plain, QuantizedRows, ROWS, Range, RowsMut, Smoothing, quantize_group, row_count};
+use super::quantize::{Plain, ROWS, Range, Smoothing, quantize_group};
+use super::rows::{QuantizedRows, RowsMut, row_count};
 
 /// Parameters of a layer norm over rows of `gamma.len()` values.
 #[derive(Clone, Copy, Debug)]

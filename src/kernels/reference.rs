@@ -3,7 +3,7 @@
 //! Quantization has its plain definition in [`super::affine`].
 
 use super::affine::QuantizedWeights;
-use super::quantize::QuantizedRows;
+use super::rows::QuantizedRows;
 
 /// Exact sums `sum over k of (qa - za) qw` of rows `q` `[m, k]` with weights `[n, k]`: `[m, n]`.
 pub fn gemm_i32(q: &[u8], zero_point: &[i32], weight: &[i8], n: usize, k: usize) -> Vec<i32> {

@@ -75,13 +75,8 @@ impl Team {
     }
 
     /// Lets a member write one of its slots.
-    pub(super) fn give<T, R>(
-        &self,
-        member: usize,
-        slot: impl Fn(&Slots) -> &RwLock<T>,
-        write: impl FnOnce(&mut T) -> R,
-    ) -> R {
-        write(&mut slot(&self.slots[member]).write().unwrap_or_else(PoisonError::into_inner))
+    pub(super) fn give<T>(&self, member: usize, slot: impl Fn(&Slots) -> &RwLock<T>, write: impl FnOnce(&mut T)) {
+        write(&mut slot(&self.slots[member]).write().unwrap_or_else(PoisonError::into_inner));
     }
 
     /// Shows a slot of each member, in their order.
