@@ -98,8 +98,8 @@ impl QuantizedRows {
     }
 
     /// Becomes the rows whose columns are those of all `parts`, one part after another, as
-    /// [`Kernels::quantize_rows_within`] makes them of parts of the same rows: scales and zero points are those of any
-    /// part with columns.
+    /// [`quantize_rows_within`](super::Kernels::quantize_rows_within) makes them of parts of the same rows: scales and
+    /// zero points are those of any part with columns.
     ///
     /// # Panics
     /// When parts with columns differ in their number of rows.
