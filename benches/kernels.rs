@@ -11,7 +11,7 @@ use candle_core::quantized::{GgmlDType, QMatMul, QTensor};
 use candle_core::{Device, Module, Tensor};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use octet::kernels::affine::quantize_weight_s8;
-use octet::kernels::{Activation, AttentionScratch, Isa, Kernels, LayerNorm, PackedWeights, QuantizedRows};
+use octet::kernels::{Activation, AttentionScratch, Int8Rows, Isa, Kernels, LayerNorm, PackedWeights, QuantizedRows};
 use rten_gemm::{GemmExecutor, GemmInputA, GemmInputB, GemmOptions};
 use rten_tensor::NdTensorView;
 
@@ -128,6 +128,16 @@ fn rows(c: &mut Criterion) {
         let norm = LayerNorm { gamma: &gamma, beta: &beta, eps: 1e-12 };
         let x = values(m * hidden);
         let mut stream = x.clone();
+        // Rows from all over a table of the size of a word table.
+        let (words, scale): (Vec<i8>, _) = ((0..30_000 * hidden).map(|i| i as i8).collect(), values(30_000));
+        let table = Int8Rows { values: &words, scale: &scale, k: hidden };
+        group.bench_function(format!("gather/{isa}"), |b| {
+            let mut first = 0;
+            b.iter(|| {
+                first += 7_919;
+                kernels.gather::<false>(table, (0..m).map(|i| (first + i * 6_007) % 30_000), &mut stream);
+            });
+        });
         group.bench_function(format!("add+layer_norm/{isa}"), |b| {
             b.iter(|| kernels.add_layer_norm(norm, &x, &mut stream));
         });

@@ -10,6 +10,7 @@ pub mod affine;
 mod arena;
 mod attention;
 mod float_gemm;
+mod gather;
 mod gemm;
 #[cfg(target_arch = "x86_64")]
 mod gemm_bf16;
@@ -34,6 +35,7 @@ pub use activation::Activation;
 pub use arena::Arena;
 pub use attention::AttentionScratch;
 pub use float_gemm::{Factor, float_gemm};
+pub use gather::Int8Rows;
 pub use gemm::COLUMN_BLOCK;
 pub use gemm_f32::FloatWeights;
 pub use grouped::{GroupedScratch, GroupedWeights};

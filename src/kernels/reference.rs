@@ -27,6 +27,12 @@ pub fn scale_sums(sums: &[i32], row_scale: &[f32], column_scale: &[f32], bias: &
         .collect()
 }
 
+/// The rows of these indices of a table `[rows, k]`, each times its scale: `[indices, k]`.
+pub fn gather(values: &[i8], scale: &[f32], k: usize, indices: &[usize]) -> Vec<f32> {
+    let of_row = |&i: &usize| values[i * k..][..k].iter().map(move |q| f32::from(*q) * scale[i]);
+    indices.iter().flat_map(of_row).collect()
+}
+
 /// The float product of rows `x` `[m, k]` with `weight` `[n, k]`: each output is its bias, then one product after the other
 /// with one rounding each, `[m, n]`.
 pub fn gemm_f32(x: &[f32], weight: &[f32], bias: &[f32], k: usize) -> Vec<f32> {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::architectures::{EncoderNames, EncoderSpec, RaggedBatch, TableName};
 use crate::checkpoint::{CheckpointError, Weights};
-use crate::kernels::LayerNorm;
+use crate::kernels::{Kernels, LayerNorm};
 
 use super::matrix::{Table, vector};
 
@@ -45,14 +45,22 @@ impl Embeddings {
     ///
     /// # Panics
     /// When an id is outside its table, or the sequence is longer than the position table.
-    pub(super) fn lookup(&self, batch: &RaggedBatch, sequence: usize, positions: Range<usize>, out: &mut [f32]) {
+    pub(super) fn lookup(
+        &self,
+        kernels: Kernels,
+        batch: &RaggedBatch,
+        sequence: usize,
+        positions: Range<usize>,
+        out: &mut [f32],
+    ) {
+        let (width, index) = (self.norm.gamma.len(), |id: &u32| *id as usize);
         let start = batch.starts[sequence];
-        for (position, row) in positions.zip(out.chunks_exact_mut(self.norm.gamma.len())) {
-            self.word.write(batch.ids[start + position] as usize, row);
-            self.position.add(self.position_offset + position, row);
-            if let Some(table) = &self.token_type {
-                table.add(batch.type_ids[start + position] as usize, row);
-            }
+        let tokens = start + positions.start..start + positions.end;
+        self.word.gather::<false>(kernels, batch.ids[tokens.clone()].iter().map(index), width, out);
+        let positions = self.position_offset + positions.start..self.position_offset + positions.end;
+        self.position.gather::<true>(kernels, positions, width, out);
+        if let Some(table) = &self.token_type {
+            table.gather::<true>(kernels, batch.type_ids[tokens].iter().map(index), width, out);
         }
     }
 

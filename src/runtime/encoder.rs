@@ -103,7 +103,7 @@ impl Int8Encoder {
         for sequence in sequences.clone() {
             let rows = rows(sequence);
             let embedded = &mut hidden.as_mut_slice()[rows.start * width..rows.end * width];
-            self.embeddings.lookup(batch, sequence, 0..rows.len(), embedded);
+            self.embeddings.lookup(self.kernels, batch, sequence, 0..rows.len(), embedded);
         }
         self.run_layers(hidden.as_mut_slice(), w, |_, layer, hidden, w| {
             let (tokens, width) = (hidden.len() / width, self.attention_width(layer));
@@ -125,7 +125,7 @@ impl Int8Encoder {
         let width = self.spec.hidden_size;
         let rows = team.rows(batch.tokens(), member);
         let mut hidden = std::mem::take(&mut w.hidden);
-        self.embeddings.lookup(batch, 0, rows.clone(), sized(&mut hidden, rows.len() * width));
+        self.embeddings.lookup(self.kernels, batch, 0, rows.clone(), sized(&mut hidden, rows.len() * width));
         self.run_layers(hidden.as_mut_slice(), w, |index, layer, hidden, w| {
             let width = self.attention_width(layer);
             team.publish(index, member, |slot| {

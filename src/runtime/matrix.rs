@@ -6,7 +6,7 @@ use crate::architectures::{LinearNames, TableName};
 use crate::checkpoint::{CheckpointError, Tensor, Weights};
 use crate::kernels::affine::{Inputs, QuantizedWeights, Scheme, quantize_weights};
 use crate::kernels::{
-    AlignedVec, Arena, FloatWeights, GroupedScratch, GroupedWeights, Kernels, PackedWeights, QuantizedRows,
+    AlignedVec, Arena, FloatWeights, GroupedScratch, GroupedWeights, Int8Rows, Kernels, PackedWeights, QuantizedRows,
 };
 
 use super::workspace::sized;
@@ -300,27 +300,28 @@ impl Table {
         })
     }
 
-    /// Hands each value of a row to `put`, with the place it goes to.
-    fn each(&self, index: usize, row: &mut [f32], put: impl Fn(&mut f32, f32)) {
-        let at = index * row.len()..(index + 1) * row.len();
+    /// `out` `[indices, width]` = the rows of these indices, added to what `out` holds if `ADD`.
+    pub(super) fn gather<const ADD: bool>(
+        &self,
+        kernels: Kernels,
+        indices: impl ExactSizeIterator<Item = usize> + Clone,
+        width: usize,
+        out: &mut [f32],
+    ) {
+        let put = |x: &mut f32, w: f32| *x = if ADD { *x + w } else { w };
+        let rows = indices.clone().zip(out.chunks_exact_mut(width));
         match self {
             Table::Int8 { values, scale } => {
-                let scale = scale[index];
-                row.iter_mut().zip(&values[at]).for_each(|(x, q)| put(x, f32::from(*q) * scale));
+                kernels.gather::<ADD>(Int8Rows { values, scale, k: width }, indices, out);
             }
-            Table::Integers(weights) => weights.each_of_row(index, |l, w| put(&mut row[l], w)),
-            Table::Float(values) => row.iter_mut().zip(&values[at]).for_each(|(x, w)| put(x, *w)),
+            Table::Integers(weights) => {
+                rows.for_each(|(index, row)| weights.each_of_row(index, |l, w| put(&mut row[l], w)));
+            }
+            Table::Float(values) => {
+                let of_index = |index: usize| &values[index * width..][..width];
+                rows.for_each(|(index, row)| row.iter_mut().zip(of_index(index)).for_each(|(x, w)| put(x, *w)));
+            }
         }
-    }
-
-    /// `row` = row `index`.
-    pub(super) fn write(&self, index: usize, row: &mut [f32]) {
-        self.each(index, row, |x, w| *x = w);
-    }
-
-    /// `row` += row `index`.
-    pub(super) fn add(&self, index: usize, row: &mut [f32]) {
-        self.each(index, row, |x, w| *x += w);
     }
 
     /// Bytes held as (int8, f32).

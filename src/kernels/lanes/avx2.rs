@@ -120,6 +120,30 @@ impl Lanes for Avx2Lanes {
     }
 
     #[inline(always)]
+    unsafe fn load_first_i8(from: *const i8, count: usize) -> Self {
+        let mut q = [0i8; LANES];
+        let from = if count == LANES {
+            from
+        } else {
+            // SAFETY: the caller promises `count` readable values, and `count` is at most 16.
+            unsafe { std::ptr::copy_nonoverlapping(from, q.as_mut_ptr(), count) };
+            q.as_ptr()
+        };
+        // SAFETY: 16 values are readable there; for the instruction set see `Lanes`.
+        unsafe {
+            let q = _mm_loadu_si128(from.cast());
+            let (low, high) = (_mm256_cvtepi8_epi32(q), _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(q)));
+            Avx2Lanes(_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high))
+        }
+    }
+
+    #[inline(always)]
+    fn prefetch(address: *const i8) {
+        // Prefetching never faults, whatever the address.
+        avx2!(_mm_prefetch::<_MM_HINT_T0>(address));
+    }
+
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: the caller promises 16 writable values.
         unsafe {

@@ -69,6 +69,19 @@ impl Lanes for Avx512Lanes {
     }
 
     #[inline(always)]
+    unsafe fn load_first_i8(from: *const i8, count: usize) -> Self {
+        // SAFETY: the caller promises `count` readable values; masked lanes are not touched in memory.
+        let q = unsafe { _mm_maskz_loadu_epi8(first(count), from) };
+        Avx512Lanes(avx512!(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q))))
+    }
+
+    #[inline(always)]
+    fn prefetch(address: *const i8) {
+        // Prefetching never faults, whatever the address.
+        avx512!(_mm_prefetch::<_MM_HINT_T0>(address));
+    }
+
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: the caller promises 16 writable values.
         unsafe { _mm512_storeu_ps(to, self.0) }

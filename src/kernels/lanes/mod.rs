@@ -47,6 +47,15 @@ pub(crate) trait Lanes: Copy {
     /// `from` points at `count` readable f32.
     unsafe fn load_first(from: *const f32, count: usize, fill: f32) -> Self;
 
+    /// Reads `count` integers, at most 16, into the first lanes; the other lanes are 0.
+    ///
+    /// # Safety
+    /// `from` points at `count` readable i8.
+    unsafe fn load_first_i8(from: *const i8, count: usize) -> Self;
+
+    /// Asks for the cache line of an address, which need not be readable.
+    fn prefetch(_address: *const i8) {}
+
     /// Writes 16 values.
     ///
     /// # Safety

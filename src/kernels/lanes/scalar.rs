@@ -55,6 +55,14 @@ impl Lanes for ScalarLanes {
     }
 
     #[inline(always)]
+    unsafe fn load_first_i8(from: *const i8, count: usize) -> Self {
+        let mut q = [0i8; LANES];
+        // SAFETY: the caller promises `count` readable values, and `count` is at most 16.
+        unsafe { std::ptr::copy_nonoverlapping(from, q.as_mut_ptr(), count) };
+        ScalarLanes(q.map(f32::from))
+    }
+
+    #[inline(always)]
     unsafe fn store(self, to: *mut f32) {
         // SAFETY: the caller promises 16 writable values.
         unsafe { to.cast::<[f32; LANES]>().write_unaligned(self.0) }

@@ -51,7 +51,7 @@ impl Int8Encoder {
         let part = Part { kernels, team, member, tokens };
         let own_rows = team.rows(tokens, member);
         let mut hidden = std::mem::take(&mut w.hidden);
-        self.embeddings.lookup(batch, 0, own_rows.clone(), sized(&mut hidden, own_rows.len() * width));
+        self.embeddings.lookup(kernels, batch, 0, own_rows.clone(), sized(&mut hidden, own_rows.len() * width));
         let hidden_rows = hidden.as_mut_slice();
         let smoothing = self.layers.first().and_then(|layer| layer.qkv.entering().smoothing);
         part.join_rows(&mut w.hidden_q, |own| {
