@@ -120,7 +120,7 @@ fn rows(c: &mut Criterion) {
                 b.iter_batched_ref(|| x.clone(), |y| kernels.activate(activation, y), BatchSize::LargeInput);
             });
             group.bench_function(format!("{activation:?}+quantize/{isa}"), |b| {
-                b.iter(|| kernels.activate_quantize(activation, &x, inner, &mut quantized));
+                b.iter(|| kernels.activate_quantize(activation, &x, inner, None, &mut quantized));
             });
         }
         group.throughput(Throughput::Elements((m * hidden) as u64));
@@ -144,11 +144,6 @@ fn rows(c: &mut Criterion) {
         group.bench_function(format!("add+layer_norm+quantize/{isa}"), |b| {
             b.iter(|| kernels.add_layer_norm_quantize(norm, &x, &mut stream, None, &mut quantized));
         });
-        for tokens in [16, 128, 512] {
-            group.throughput(Throughput::Elements(tokens as u64));
-            let mut row = values(tokens);
-            group.bench_function(format!("softmax {tokens}/{isa}"), |b| b.iter(|| kernels.softmax(&mut row)));
-        }
     }
     group.finish();
 }

@@ -243,37 +243,39 @@ impl<S: Smoothing> LaneKernel for QuantizeRows<'_, S> {
     }
 }
 
-struct RowRanges<'a> {
+struct RowRanges<'a, S> {
     x: &'a [f32],
+    smoothing: S,
     ranges: &'a mut [RowRange],
 }
 
-impl LaneKernel for RowRanges<'_> {
+impl<S: Smoothing> LaneKernel for RowRanges<'_, S> {
     #[inline(always)]
     fn run<V: Lanes>(self) {
         let k = self.x.len() / self.ranges.len();
         for (row, range) in self.x.chunks_exact(k).zip(self.ranges) {
-            let (lo, hi) = range_of::<V>(row, Plain).ends();
+            let (lo, hi) = range_of::<V>(row, self.smoothing).ends();
             *range = RowRange { lo, hi };
         }
     }
 }
 
-struct QuantizeRowsWithin<'a> {
+struct QuantizeRowsWithin<'a, S> {
     x: &'a [f32],
     k: usize,
+    smoothing: S,
     ranges: &'a [RowRange],
     out: RowsMut<'a>,
 }
 
-impl LaneKernel for QuantizeRowsWithin<'_> {
+impl<S: Smoothing> LaneKernel for QuantizeRowsWithin<'_, S> {
     #[inline(always)]
     fn run<V: Lanes>(mut self) {
         for (i, (row, range)) in self.x.chunks_exact(self.k).zip(self.ranges).enumerate() {
             let params = QParams::for_range_u8(range.lo, range.hi);
             store_row::<V>(
                 row,
-                Plain,
+                self.smoothing,
                 params,
                 #[inline(always)]
                 |x| x,
@@ -302,20 +304,23 @@ impl<S: Smoothing> LaneKernel for QuantizeRowsStatic<'_, S> {
     }
 }
 
-struct ActivateQuantize<'a> {
+struct ActivateQuantize<'a, S> {
     activation: Activation,
     x: &'a [f32],
     k: usize,
+    smoothing: S,
     /// Room for [`ACTIVATED_ROWS`] rows.
     activated: &'a mut [f32],
     out: RowsMut<'a>,
 }
 
-impl ActivateQuantize<'_> {
+impl<S: Smoothing> ActivateQuantize<'_, S> {
     /// With the activation chosen outside of the loops. Every activation of 0 is 0, so the lanes after the end of a row
     /// leave its range alone.
     #[inline(always)]
     fn rows<V: Lanes>(&mut self, activation: impl Fn(V) -> V) {
+        let smoothing = self.smoothing;
+        assert!(smoothing.fits(self.k), "smoothing needs one factor per channel");
         for (group, rows) in self.x.chunks(ACTIVATED_ROWS * self.k).enumerate() {
             let activated = &mut self.activated[..rows.len()];
             let mut ranges = [Range::<V>::new(); ACTIVATED_ROWS];
@@ -325,21 +330,21 @@ impl ActivateQuantize<'_> {
                 groups(
                     self.k,
                     #[inline(always)]
-                    // SAFETY: `count` values from `l` on are in both rows.
+                    // SAFETY: `count` values from `l` on are in both rows, which the smoothing fits.
                     |l, count| unsafe {
                         let y = activation(V::load_first(from.add(l), count, 0.0));
                         y.store_first(to.add(l), count);
-                        range.include(y);
+                        range.include(smoothing.apply(y, l, count));
                     },
                 );
             }
             let count = rows.len() / self.k;
-            quantize_group(activated, self.k, Plain, &ranges[..count], group * ACTIVATED_ROWS, &mut self.out);
+            quantize_group(activated, self.k, smoothing, &ranges[..count], group * ACTIVATED_ROWS, &mut self.out);
         }
     }
 }
 
-impl LaneKernel for ActivateQuantize<'_> {
+impl<S: Smoothing> LaneKernel for ActivateQuantize<'_, S> {
     #[inline(always)]
     fn run<V: Lanes>(mut self) {
         match self.activation {
@@ -384,29 +389,41 @@ impl Kernels {
         }
     }
 
-    /// The range of each row of `x` `[m, k]`; `ranges` holds `m` afterwards, none of which include a value when `k` is 0.
+    /// The range of each row of `x` `[m, k]`, multiplied by `smoothing` `[k]` if there is one; `ranges` holds `m` afterwards,
+    /// none of which include a value when `k` is 0.
     ///
     /// # Panics
-    /// When `x` does not hold `m * k` values.
-    pub fn row_ranges(self, x: &[f32], m: usize, k: usize, ranges: &mut Vec<RowRange>) {
+    /// When sizes do not fit together.
+    pub fn row_ranges(self, x: &[f32], m: usize, k: usize, smoothing: Option<&[f32]>, ranges: &mut Vec<RowRange>) {
         assert_eq!(x.len(), m * k, "ranges of {m} rows of {k} values");
         ranges.clear();
         ranges.resize(m, RowRange::default());
-        if !x.is_empty() {
-            self.run(RowRanges { x, ranges });
+        match smoothing {
+            _ if x.is_empty() => {}
+            None => self.run(RowRanges { x, smoothing: Plain, ranges }),
+            Some(smoothing) => self.run(RowRanges { x, smoothing, ranges }),
         }
     }
 
-    /// Quantizes parts `x` `[m, k]` of rows whose whole ranges are `ranges`, `[m]`: the same bits as these columns of
-    /// [`Kernels::quantize_rows`] of the whole rows.
+    /// Quantizes parts `x` `[m, k]` of rows whose whole ranges are `ranges`, `[m]`: the same bits as these columns of the
+    /// whole rows, multiplied by `smoothing` `[k]` if there is one.
     ///
     /// # Panics
-    /// When `x` does not hold a part for each range.
-    pub fn quantize_rows_within(self, x: &[f32], k: usize, ranges: &[RowRange], out: &mut QuantizedRows) {
+    /// When sizes do not fit together.
+    pub fn quantize_rows_within(
+        self,
+        x: &[f32],
+        k: usize,
+        smoothing: Option<&[f32]>,
+        ranges: &[RowRange],
+        out: &mut QuantizedRows,
+    ) {
         assert_eq!(x.len(), ranges.len() * k, "parts of {k} values for {} ranges", ranges.len());
         let out = out.rows_mut(ranges.len(), k);
-        if k > 0 {
-            self.run(QuantizeRowsWithin { x, k, ranges, out });
+        match smoothing {
+            _ if k == 0 => {}
+            None => self.run(QuantizeRowsWithin { x, k, smoothing: Plain, ranges, out }),
+            Some(smoothing) => self.run(QuantizeRowsWithin { x, k, smoothing, ranges, out }),
         }
     }
 
@@ -434,18 +451,29 @@ impl Kernels {
         }
     }
 
-    /// [`Kernels::activate`] on rows `x` `[m, k]`, which stay as they are, and [`Kernels::quantize_rows`] of the result.
+    /// [`Kernels::activate`] on rows `x` `[m, k]`, which stay as they are, and [`Kernels::quantize_rows`] of the result,
+    /// multiplied by `smoothing` `[k]` if there is one.
     ///
     /// # Panics
-    /// When `x` is no whole number of rows.
-    pub fn activate_quantize(self, activation: Activation, x: &[f32], k: usize, out: &mut QuantizedRows) {
-        let mut activated = std::mem::take(&mut out.activated);
-        activated.resize(ACTIVATED_ROWS * k);
+    /// When sizes do not fit together.
+    pub fn activate_quantize(
+        self,
+        activation: Activation,
+        x: &[f32],
+        k: usize,
+        smoothing: Option<&[f32]>,
+        out: &mut QuantizedRows,
+    ) {
+        let mut memory = std::mem::take(&mut out.activated);
+        memory.resize(ACTIVATED_ROWS * k);
+        let activated = memory.as_mut_slice();
         let rows = out.rows_mut(row_count(x.len(), k), k);
-        if k > 0 {
-            self.run(ActivateQuantize { activation, x, k, activated: activated.as_mut_slice(), out: rows });
+        match smoothing {
+            _ if k == 0 => {}
+            None => self.run(ActivateQuantize { activation, x, k, smoothing: Plain, activated, out: rows }),
+            Some(smoothing) => self.run(ActivateQuantize { activation, x, k, smoothing, activated, out: rows }),
         }
-        out.activated = activated;
+        out.activated = memory;
     }
 }
 

@@ -15,7 +15,7 @@ use crate::text::Tokenizer;
 use super::calibrate::{Seen, Smoothing};
 use super::observers::Histogram;
 use super::report::Stored;
-use super::smooth::{self, BehindNorms, column_max, factors, made_up};
+use super::smooth::{self, Shown, Smoothed, column_max, factors, made_up};
 use super::{
     Calibration, Judge, Module, Place, QuantizeError, Recipe, Replacement, Verdict, corrected_bias, error_of, probe,
     scheme_name, table,
@@ -36,7 +36,8 @@ pub struct Original<'a> {
     values: BTreeMap<String, Vec<f32>>,
     /// Bytes of what is in no module.
     float_bytes: u64,
-    reach: OnceLock<BehindNorms>,
+    /// Of made-up sequences, for smoothing.
+    shown: OnceLock<Shown>,
 }
 
 /// A module as it is stored: its weight, its bias where that changed with it, and how its inputs are quantized.
@@ -72,7 +73,7 @@ impl<'a> Original<'a> {
             }
         }
         let encoder = CandleEncoder::load(&spec, &names, &mut weights, 1)?;
-        Ok(Original { source, spec, names, modules, encoder, values, float_bytes, reach: OnceLock::new() })
+        Ok(Original { source, spec, names, modules, encoder, values, float_bytes, shown: OnceLock::new() })
     }
 
     /// Its folder.
@@ -119,28 +120,38 @@ impl<'a> Original<'a> {
         Ok(all?.into_iter().filter(|(_, factors)| !factors.is_empty()).collect())
     }
 
-    /// The factors that the matrices of a site share; none where no norm is before, and where the recipe smooths none.
+    /// The factors that the matrices of a site share; none where the recipe smooths none, and where it does not pay.
     fn smoothing_at(&self, site: Site, recipe: &Recipe) -> Result<Vec<f32>, QuantizeError> {
-        let at_site = self.modules.iter().filter(|m| m.place.site() == Some(site) && recipe.smooths(&m.name));
-        let columns = at_site.map(|module| column_max(self.weight(module), module.columns));
+        let Some(strength) = recipe.smoothing else { return Ok(Vec::new()) };
+        let matrices: Vec<Smoothed<'_>> = self
+            .modules
+            .iter()
+            .filter(|module| module.place.site() == Some(site))
+            .filter_map(|module| match recipe.linear(&module.name) {
+                (Some(scheme), Some(inputs)) => {
+                    scheme.groups(module.columns)?;
+                    Some(Smoothed { weight: self.weight(module), shape: [module.rows, module.columns], scheme, inputs })
+                }
+                _ => None,
+            })
+            .collect();
+        let columns = matrices.iter().map(|matrix| column_max(matrix.weight, matrix.shape[1]));
         let larger = |a: Vec<f32>, b: Vec<f32>| a.iter().zip(&b).map(|(a, b)| a.max(*b)).collect();
-        match (recipe.smoothing, columns.reduce(larger)) {
-            (Some(strength), Some(columns)) => {
-                let reach = self.reach()?.get(&site);
-                Ok(reach.map(|reach| factors(reach, &columns, strength)).unwrap_or_default())
-            }
-            _ => Ok(Vec::new()),
-        }
+        let Some(columns) = columns.reduce(larger) else { return Ok(Vec::new()) };
+        let inputs = &self.shown()?[&site];
+        let factors = factors(&inputs.reach, &columns, strength);
+        let pays = smooth::pays(&inputs.rows, &matrices, &factors)?;
+        Ok(if pays { factors } else { Vec::new() })
     }
 
-    /// How large the channels behind norms become; found once.
-    fn reach(&self) -> Result<&BehindNorms, QuantizeError> {
-        if let Some(reach) = self.reach.get() {
-            return Ok(reach);
+    /// What enters each site of made-up sequences; found once.
+    fn shown(&self) -> Result<&Shown, QuantizeError> {
+        if let Some(shown) = self.shown.get() {
+            return Ok(shown);
         }
         let special = Tokenizer::from_file(&self.source.tokenizer_path())?.encode("", None, self.spec.max_tokens())?;
-        let found = smooth::reach(&self.encoder, &made_up(&self.spec, &special))?;
-        Ok(self.reach.get_or_init(|| found))
+        let found = smooth::show(&self.encoder, &made_up(&self.spec, &special))?;
+        Ok(self.shown.get_or_init(|| found))
     }
 
     /// Every module as a recipe says, in the order of [`Original::modules`]; `progress` hears how many are done.

@@ -64,8 +64,8 @@ pub struct Recipe {
     pub rounding: Rounding,
     /// Whether biases take up the mean error of their layer, which needs calibration texts.
     pub bias_correction: bool,
-    /// Strength of smoothing, 0 to 1: which share of the difficulty of what enters the matrices behind norms moves to
-    /// their weights; none for inputs that are rounded as they are.
+    /// Strength of smoothing, 0 to 1: which share of the difficulty of what enters the matrices moves to their
+    /// weights; none for inputs that are rounded as they are.
     pub smoothing: Option<f64>,
     /// Exceptions, in order: the last one that matches a layer holds.
     pub layers: Vec<LayerRule>,
@@ -150,7 +150,7 @@ impl Recipe {
         (weights, inputs.filter(|_| weights.is_some()))
     }
 
-    /// Whether a linear layer is smoothed where it is behind a norm: its weights and inputs are integers.
+    /// Whether a linear layer is smoothed: its weights and inputs are integers.
     pub fn smooths(&self, module: &str) -> bool {
         self.smoothing.is_some() && matches!(self.linear(module), (Some(_), Some(_)))
     }
@@ -236,7 +236,7 @@ impl Recipe {
             embeddings: scheme(self.embeddings, "per row"),
             activations: match (self.smoothing, self.weights, self.activations) {
                 (Some(strength), Some(_), Some(_)) => {
-                    format!("{activations}, smoothed behind norms with strength {strength}")
+                    format!("{activations}, smoothed with strength {strength}")
                 }
                 _ => activations,
             },

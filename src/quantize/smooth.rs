@@ -1,21 +1,23 @@
-//! Smoothing: what enters quantized matrices behind a norm is divided by a factor per channel, the matrix multiplied by
-//! it (SmoothQuant, Xiao et al. 2022, <https://arxiv.org/abs/2211.10438>).
+//! Smoothing: what enters a quantized matrix is divided by a factor per channel, the matrix multiplied by it
+//! (SmoothQuant, Xiao et al. 2022, <https://arxiv.org/abs/2211.10438>).
 //!
 //! Few channels behind a norm are much larger than the others, and a token's step is that of its largest. Divided, they
 //! leave more levels to the others, and their columns of the weight, which have ranges to spare, grow. In pre-norm
 //! models the division is folded into the norm. Behind a post-norm block it cannot be, as the residual sum needs the
-//! rows as they are; so the kernels multiply by `f = 1 / s` where they round, and the folder holds `f`
-//! (`docs/decisions/0015-smoothing.md`).
+//! rows as they are, and behind an activation neither; so the kernels multiply by `f = 1 / s` where they round, and the
+//! folder holds `f` (`docs/decisions/0015-smoothing.md`).
 //!
-//! Which channels are large is a property of the model and hardly of its texts, so sequences of made-up tokens show it.
+//! Which channels are large is a property of the model and hardly of its texts, so sequences of made-up tokens show it. They
+//! also show where smoothing pays; elsewhere the inputs stay as they are.
 
 use std::collections::BTreeMap;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 
 use crate::architectures::{EncoderSpec, RaggedBatch};
-use crate::kernels::affine::{QuantizedWeights, Scheme};
-use crate::nn::{CandleEncoder, Enters, Site};
+use crate::checkpoint::InputConfig;
+use crate::kernels::affine::{QuantizedWeights, Scheme, quantize_row_u8};
+use crate::nn::{CandleEncoder, Site};
 use crate::text::Encoding;
 
 use super::Rounding;
@@ -26,8 +28,27 @@ const TOKENS: usize = 32;
 /// Largest factor, and the inverse of the smallest one, around their geometric mean.
 const LARGEST: f32 = 256.0;
 
-/// Vectors at the sites behind norms, `[hidden]` each.
-pub(super) type BehindNorms = BTreeMap<Site, Vec<f32>>;
+/// Each of so many rows is kept to see whether smoothing pays.
+const KEPT: usize = 8;
+
+/// What the made-up sequences showed at each site.
+pub(super) type Shown = BTreeMap<Site, Inputs>;
+
+/// The rows that enter a site.
+pub(super) struct Inputs {
+    /// The largest magnitude of each channel, `[columns]`.
+    pub reach: Vec<f32>,
+    /// Some of the rows, `[_, columns]`.
+    pub rows: Vec<f32>,
+}
+
+/// A matrix at a site: its weight `[rows, columns]`, and how it and its inputs are quantized.
+pub(super) struct Smoothed<'a> {
+    pub weight: &'a [f32],
+    pub shape: [usize; 2],
+    pub scheme: Scheme,
+    pub inputs: InputConfig,
+}
 
 /// Sequences of tokens from all over the vocabulary between the special ones of an empty text; always the same ones.
 pub(super) fn made_up(spec: &EncoderSpec, special: &Encoding) -> RaggedBatch {
@@ -49,20 +70,20 @@ pub(super) fn made_up(spec: &EncoderSpec, special: &Encoding) -> RaggedBatch {
     batch
 }
 
-/// The largest magnitude of each channel of the rows behind norms.
+/// What enters each site.
 ///
 /// # Errors
 /// Those of [`CandleEncoder::hidden_states_seen`].
-pub(super) fn reach(encoder: &CandleEncoder, batch: &RaggedBatch) -> candle_core::Result<BehindNorms> {
-    let mut found = BehindNorms::new();
+pub(super) fn show(encoder: &CandleEncoder, batch: &RaggedBatch) -> candle_core::Result<Shown> {
+    let mut shown = Shown::new();
     let mut see = |site: Site, x: &Tensor| {
-        if matches!(site.enters, Enters::Attention | Enters::Up) {
-            found.insert(site, column_max(&x.flatten_all()?.to_vec1::<f32>()?, x.dim(1)?));
-        }
+        let (columns, x) = (x.dim(1)?, x.flatten_all()?.to_vec1::<f32>()?);
+        let rows = x.chunks_exact(columns).step_by(KEPT).flatten().copied().collect();
+        shown.insert(site, Inputs { reach: column_max(&x, columns), rows });
         Ok(())
     };
     encoder.hidden_states_seen(batch, &mut see)?;
-    Ok(found)
+    Ok(shown)
 }
 
 /// Largest magnitude of each column of `[rows, columns]`.
@@ -93,6 +114,42 @@ pub fn factors(reach: &[f32], columns: &[f32], strength: f64) -> Vec<f32> {
     let largest = LARGEST.log2();
     let factor = |log: &Option<f32>| log.map_or(1.0, |log| (log - mean).clamp(-largest, largest).exp2());
     logs.iter().map(factor).collect()
+}
+
+/// Whether the outputs of the matrices of a site come closer to those of float when its inputs, of which these are some
+/// rows, are multiplied by `factors` before they are rounded: by the squared error of all.
+///
+/// # Errors
+/// Those of candle's products.
+pub(super) fn pays(rows: &[f32], matrices: &[Smoothed<'_>], factors: &[f32]) -> candle_core::Result<bool> {
+    let error = |factors: &[f32]| {
+        matrices.iter().map(|matrix| output_error(rows, matrix, factors)).sum::<candle_core::Result<f32>>()
+    };
+    Ok(error(factors)? < error(&vec![1.0; factors.len()])?)
+}
+
+/// The squared error of the outputs of some rows.
+fn output_error(rows: &[f32], matrix: &Smoothed<'_>, factors: &[f32]) -> candle_core::Result<f32> {
+    let [n, k] = matrix.shape;
+    let product = |x: &[f32], weight: &[f32]| {
+        let x = Tensor::from_slice(x, (x.len() / k, k), &Device::Cpu)?;
+        x.matmul(&Tensor::from_slice(weight, (n, k), &Device::Cpu)?.t()?)
+    };
+    let weight = quantize(Rounding::Nearest, matrix.weight, matrix.shape, matrix.scheme, None, factors).dequantize();
+    let rounded = product(&rounded(rows, matrix.inputs, factors), &weight)?;
+    (rounded - product(rows, matrix.weight)?)?.sqr()?.sum_all()?.to_scalar()
+}
+
+/// Rows as they are after their integers; the range of static inputs is that of all of them.
+fn rounded(rows: &[f32], inputs: InputConfig, factors: &[f32]) -> Vec<f32> {
+    let mut multiplied: Vec<f32> = rows.iter().zip(factors.iter().cycle()).map(|(x, f)| x * f).collect();
+    let whole = multiplied.len();
+    for x in multiplied.chunks_mut(if inputs.dynamic { factors.len() } else { whole }) {
+        let mut integers = vec![0; x.len()];
+        let params = quantize_row_u8(x, &mut integers);
+        x.iter_mut().zip(integers).for_each(|(x, q)| *x = params.dequantize(i32::from(q)));
+    }
+    multiplied.iter().zip(factors.iter().cycle()).map(|(x, f)| x / f).collect()
 }
 
 /// The weight for inputs that are multiplied by `factors` `[columns]`, row-major: each column divided by its own.
@@ -128,7 +185,7 @@ pub(super) fn quantize(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::affine::{Granularity, Levels, quantize_row_u8};
+    use crate::kernels::affine::{Granularity, Levels};
 
     #[test]
     fn factors_balance_inputs_and_weights() {
@@ -171,6 +228,13 @@ mod tests {
         };
         let smooth = factors(&column_max(&x, columns), &column_max(&weight, columns), 0.5);
         assert!(error(&smooth) < 0.3 * error(&[]), "{} {}", error(&smooth), error(&[]));
+        for inputs in [InputConfig::DYNAMIC, InputConfig { dynamic: false, symmetric: false }] {
+            let matrix = Smoothed { weight: &weight, shape: [rows, columns], scheme: Scheme::INT8, inputs };
+            assert!(pays(&x, &[matrix], &smooth).unwrap());
+            let matrix = Smoothed { weight: &weight, shape: [rows, columns], scheme: Scheme::INT8, inputs };
+            let inverse: Vec<f32> = smooth.iter().map(|f| 1.0 / f).collect();
+            assert!(!pays(&x, &[matrix], &inverse).unwrap(), "what makes the large channel larger does not pay");
+        }
     }
 
     #[test]

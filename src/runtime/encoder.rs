@@ -186,12 +186,12 @@ impl Int8Encoder {
     }
 
     /// The rows of the activation of `inner`, `k` wide, as `next` wants its inputs; `inner` itself becomes it unless `next`
-    /// finds the scale of each row, and needs nothing but integers.
+    /// finds the scale of each row.
     fn activate(&self, inner: &mut [f32], k: usize, next: &Matrix, rows: &mut QuantizedRows) {
         let activation = activation(&self.spec);
         match next.entering() {
-            Entering { inputs: Inputs::Dynamic, smoothing: None } => {
-                self.kernels.activate_quantize(activation, inner, k, rows);
+            Entering { inputs: Inputs::Dynamic, smoothing } => {
+                self.kernels.activate_quantize(activation, inner, k, smoothing, rows);
             }
             entering => {
                 self.kernels.activate(activation, inner);

@@ -1,12 +1,14 @@
 //! Smoothing from a recipe to the answers: what is stored, that the executors, calibration and the gate see it, and what
 //! it is worth (docs/quantization.md).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use octet::architectures::{Encoder, RaggedBatch};
 use octet::checkpoint::{ModelDir, Tensor};
 use octet::kernels::affine::Inputs;
+use octet::nn::Site;
 use octet::pipelines::{ClassifyInput, Loader, Precision};
 use octet::quantize::{
     Bound, CalibrateOptions, Calibration, Form, Judge, OnFailure, Original, QuantizeOptions, Recipe, Rounding, Verdict,
@@ -55,25 +57,29 @@ fn what_a_recipe_smooths_is_stored_and_served_as_it_was_made() {
     let forms = original.forms(&recipe, None, |_| {}).unwrap();
     let dir = ModelDir::open(&made).unwrap();
     let mut weights = dir.weights().unwrap();
-    let mut shared: Vec<Vec<f32>> = Vec::new();
+    let mut of_sites: BTreeMap<Site, Vec<f32>> = BTreeMap::new();
+    let mut smoothed = 0;
     for (module, form) in original.modules.iter().zip(&forms) {
         let stored = weights.take(&module.weight(), &[module.rows, module.columns]).unwrap();
-        let behind_norm = ["query", "key", "value", "intermediate.dense"].iter().any(|n| module.name.ends_with(n));
         match (stored, &form.weight) {
             (Tensor::Quantized(found), Some(expected)) => {
                 assert_eq!(found, *expected, "{}", module.name);
-                assert_eq!(!found.smoothing.is_empty(), behind_norm, "{}", module.name);
-                if behind_norm && !shared.contains(&found.smoothing) {
-                    shared.push(found.smoothing);
-                }
+                smoothed += usize::from(!found.smoothing.is_empty());
+                let Some(site) = module.place.site() else {
+                    assert!(found.smoothing.is_empty(), "tables have no inputs");
+                    continue;
+                };
+                let shared = of_sites.entry(site).or_insert_with(|| found.smoothing.clone());
+                assert_eq!(*shared, found.smoothing, "queries, keys and values share their factors");
             }
             (Tensor::F32 { data, .. }, None) => assert_eq!(data, original.weight(module), "float stays what it was"),
             (found, _) => panic!("{}: {found:?}", module.name),
         }
     }
-    let layers = original.names.layers.len();
-    assert_eq!(shared.len(), 2 * layers, "queries, keys and values share their factors");
-    assert_eq!(dir.quantization().unwrap().smoothed.len(), 4 * layers - 1);
+    assert_eq!(dir.quantization().unwrap().smoothed.len(), smoothed);
+    let bits = |factors: &Vec<f32>| factors.iter().map(|f| f.to_bits()).collect::<Vec<_>>();
+    let distinct: BTreeSet<Vec<u32>> = of_sites.values().map(bits).collect();
+    assert!(distinct.len() > original.names.layers.len(), "{} sites have factors of their own", distinct.len());
     // The same executor, from memory and from the folder.
     let batch = judge(&original, &texts(200)).batches()[0].clone();
     let candidate = original.candidate(&forms.iter().collect::<Vec<_>>(), kernels()).unwrap();
@@ -127,7 +133,7 @@ fn smoothing_takes_a_quarter_off_the_distance_from_float_and_calibration_sees_it
         println!("{what}: cosine {:.6}, smoothed {:.6}, {:+.1} %", plain.cosine, smooth.cosine, 100.0 * found);
         assert!(found > gain, "{what}: smoothing takes off {found}");
     }
-    // A team divides the weights of a short sequence, each member's rows of norms are smoothed as one's are.
+    // A team divides the weights of a short sequence; each member's rows and columns are smoothed as one's are.
     let forms = original.forms(&recipe("smoothing = 0.5"), None, |_| {}).unwrap();
     let encoder = original.candidate(&forms.iter().collect::<Vec<_>>(), kernels()).unwrap();
     let (batch, team) = (&judge.batches()[0], encoder.team(2).unwrap());

@@ -47,24 +47,34 @@ fn parts_of_rows_quantized_within_the_ranges_of_the_whole_are_parts_of_the_whole
     for k in EDGE_SIZES.into_iter().chain([384]).filter(|&k| k > 0) {
         let x = rows_to_quantize(k);
         let m = x.len() / k;
-        for kernels in Kernels::available() {
+        let factors: Vec<f32> = Random::new(9).floats(k, 4.0).iter().map(|f| f.abs() + 0.1).collect();
+        for (kernels, smoothing) in
+            Kernels::available().into_iter().flat_map(|kernels| [(kernels, None), (kernels, Some(&factors))])
+        {
+            let of_columns = |columns: std::ops::Range<usize>| smoothing.map(|factors: &Vec<f32>| &factors[columns]);
             let mut whole = QuantizedRows::new();
-            kernels.quantize_rows(&x, k, &mut whole);
+            match smoothing {
+                None => kernels.quantize_rows(&x, k, &mut whole),
+                Some(factors) => kernels.smooth_quantize_rows(factors, &x, &mut whole),
+            }
             let cuts = [0..k / 3, k / 3..k / 3, k / 3..k];
             let columns = cuts.clone().map(|cut| x.chunks(k).flat_map(|row| &row[cut.clone()]).copied().collect());
             let columns: [Vec<f32>; 3] = columns;
             let (mut ranges, mut own) = (vec![RowRange::default(); m], Vec::new());
             for (columns, cut) in columns.iter().zip(&cuts) {
-                kernels.row_ranges(columns, m, cut.len(), &mut own);
+                kernels.row_ranges(columns, m, cut.len(), of_columns(cut.clone()), &mut own);
                 ranges.iter_mut().zip(&own).for_each(|(all, own)| *all = all.union(*own));
             }
             let mut parts_of_rows = [QuantizedRows::new(), QuantizedRows::new(), QuantizedRows::new()];
             for ((columns, cut), part) in columns.iter().zip(&cuts).zip(&mut parts_of_rows) {
-                kernels.quantize_rows_within(columns, cut.len(), &ranges, part);
+                kernels.quantize_rows_within(columns, cut.len(), of_columns(cut.clone()), &ranges, part);
             }
             let mut joined = QuantizedRows::with_capacity(1, 7);
             joined.join_columns(parts_of_rows.iter());
             assert_eq!(parts(&joined), parts(&whole), "{} at k = {k}", kernels.isa());
+            if smoothing.is_some() {
+                continue;
+            }
             let halves = [&x[..m / 2 * k], &x[m / 2 * k..]].map(|rows| {
                 let mut half = QuantizedRows::new();
                 kernels.quantize_rows(rows, k, &mut half);
@@ -143,14 +153,19 @@ fn a_reused_buffer_gives_the_same_rows_and_zero_padding() {
 #[test]
 fn activate_quantize_is_activate_then_quantize() {
     for k in EDGE_SIZES.into_iter().chain([1536]).filter(|&k| k > 0) {
+        let factors: Vec<f32> = Random::new(5).floats(k, 4.0).iter().map(|f| f.abs() + 0.1).collect();
         for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
             for kernels in Kernels::available() {
                 let mut x = rows_to_quantize(k);
                 let (mut rows_one, mut rows_two) = (QuantizedRows::new(), QuantizedRows::new());
-                kernels.activate_quantize(activation, &x, k, &mut rows_one);
+                let (mut smooth_one, mut smooth_two) = (QuantizedRows::new(), QuantizedRows::new());
+                kernels.activate_quantize(activation, &x, k, None, &mut rows_one);
+                kernels.activate_quantize(activation, &x, k, Some(&factors), &mut smooth_one);
                 kernels.activate(activation, &mut x);
                 kernels.quantize_rows(&x, k, &mut rows_two);
+                kernels.smooth_quantize_rows(&factors, &x, &mut smooth_two);
                 assert_eq!(parts(&rows_one), parts(&rows_two), "{activation:?} on {} at {k}", kernels.isa());
+                assert_eq!(parts(&smooth_one), parts(&smooth_two), "{activation:?} on {} at {k}", kernels.isa());
             }
         }
     }
@@ -170,12 +185,12 @@ fn quantization_stays_inside_its_slices() {
                 kernels.run(QuantizeRows { x: &x, k, smoothing: Plain, out });
                 let out = RowsMut { bytes: &mut bytes, scale: &mut scale, zero_point: &mut zero_point, stride };
                 let mut ranges = vec![RowRange::default(); m];
-                kernels.run(RowRanges { x: &x, ranges: &mut ranges });
-                kernels.run(QuantizeRowsWithin { x: &x, k, ranges: &ranges, out });
+                kernels.run(RowRanges { x: &x, smoothing: Plain, ranges: &mut ranges });
+                kernels.run(QuantizeRowsWithin { x: &x, k, smoothing: Plain, ranges: &ranges, out });
                 let out = RowsMut { bytes: &mut bytes, scale: &mut scale, zero_point: &mut zero_point, stride };
                 let mut activated = Guarded::new(&vec![0f32; ACTIVATED_ROWS * k], guard);
                 let (activation, activated) = (Activation::Gelu, &mut activated[..]);
-                kernels.run(ActivateQuantize { activation, x: &x, k, activated, out });
+                kernels.run(ActivateQuantize { activation, x: &x, k, smoothing: Plain, activated, out });
             }
         }
     }

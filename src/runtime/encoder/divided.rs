@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use crate::architectures::RaggedBatch;
 use crate::kernels::{COLUMN_BLOCK, Kernels, QuantizedRows, RowRange};
-use crate::runtime::matrix::Matrix;
+use crate::runtime::matrix::{Entering, Matrix};
 use crate::runtime::team::Team;
 use crate::runtime::workspace::{Workspace, sized};
 
@@ -33,13 +33,12 @@ struct Part<'a> {
 
 impl Int8Encoder {
     /// Whether a team divides the weights for a sequence of `tokens`: a short one, and a model of int8 products whose
-    /// heads fill whole blocks of channels, none of them more than one, and whose inputs are smoothed behind norms at most.
+    /// heads fill whole blocks of channels, none of them more than one.
     pub(super) fn divides_weights(&self, tokens: usize) -> bool {
         let is_divisible = |layer: &Layer| {
             COLUMN_BLOCK.is_multiple_of(self.spec.head_dim)
                 && self.attention_width(layer).is_multiple_of(COLUMN_BLOCK)
                 && layer.matrices().into_iter().all(Matrix::is_divisible)
-                && [&layer.attention_output, &layer.ffn_down].iter().all(|m| m.entering().smoothing.is_none())
         };
         tokens <= MOST_TOKENS && self.layers.iter().all(is_divisible)
     }
@@ -60,7 +59,8 @@ impl Int8Encoder {
         let mut layers = self.layers.iter().peekable();
         while let Some(layer) = layers.next() {
             let context_width = self.attend_own_heads(layer, part, w);
-            part.join_columns(w.context.as_slice(), context_width, &mut w.ranges, &mut w.block_q);
+            let entering = layer.attention_output.entering();
+            part.join_columns(w.context.as_slice(), context_width, entering, &mut w.ranges, &mut w.block_q);
             let projected = sized(&mut w.projected, hidden_rows.len());
             part.product_of_own_rows(&layer.attention_output, &w.block_q, projected);
             let (norm, smoothing) = (layer.attention_norm.get(), layer.ffn_up.entering().smoothing);
@@ -71,7 +71,7 @@ impl Int8Encoder {
             let inner = sized(&mut w.inner, tokens * columns.len());
             layer.ffn_up.product_of_columns(kernels, &w.block_q, columns.clone(), inner, columns.len());
             kernels.activate(activation(&self.spec), inner);
-            part.join_columns(inner, columns.len(), &mut w.ranges, &mut w.block_q);
+            part.join_columns(inner, columns.len(), layer.ffn_down.entering(), &mut w.ranges, &mut w.block_q);
             part.product_of_own_rows(&layer.ffn_down, &w.block_q, projected);
             let norm = layer.output_norm.get();
             if let Some(next) = layers.peek() {
@@ -120,10 +120,18 @@ impl Part<'_> {
         self.team.see(|slots| &slots.input, |parts| all.join_rows(parts.iter().map(|part| &**part)));
     }
 
-    /// All rows in integers, of which each member has the columns `own` `[tokens, width]`.
-    fn join_columns(self, own: &[f32], width: usize, ranges: &mut Vec<RowRange>, all: &mut QuantizedRows) {
+    /// All rows in integers as they enter a matrix, of which each member has the columns `own` `[tokens, width]`.
+    fn join_columns(
+        self,
+        own: &[f32],
+        width: usize,
+        entering: Entering<'_>,
+        ranges: &mut Vec<RowRange>,
+        all: &mut QuantizedRows,
+    ) {
         let Part { kernels, team, member, tokens } = self;
-        team.give(member, |slots| &slots.ranges, |ranges| kernels.row_ranges(own, tokens, width, ranges));
+        let smoothing = entering.smoothing.map(|factors| &factors[self.columns(factors.len())]);
+        team.give(member, |slots| &slots.ranges, |ranges| kernels.row_ranges(own, tokens, width, smoothing, ranges));
         team.wait();
         ranges.clear();
         ranges.resize(tokens, RowRange::default());
@@ -135,7 +143,11 @@ impl Part<'_> {
                 }
             },
         );
-        team.give(member, |slots| &slots.input, |rows| kernels.quantize_rows_within(own, width, ranges, rows));
+        team.give(
+            member,
+            |slots| &slots.input,
+            |rows| kernels.quantize_rows_within(own, width, smoothing, ranges, rows),
+        );
         team.wait();
         team.see(|slots| &slots.input, |parts| all.join_columns(parts.iter().map(|part| &**part)));
     }
