@@ -1,8 +1,8 @@
 //! Activations of the feed-forward network.
 
+use super::exp::{exp, map};
 use super::isa::Kernels;
 use super::lanes::{LaneKernel, Lanes};
-use super::softmax::{exp, map};
 
 /// Which activation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

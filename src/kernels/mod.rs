@@ -9,6 +9,7 @@ mod activation;
 pub mod affine;
 mod arena;
 mod attention;
+mod exp;
 mod float_gemm;
 mod gather;
 mod gemm;
@@ -25,7 +26,6 @@ mod peak;
 mod quantize;
 pub mod reference;
 mod rows;
-mod softmax;
 #[cfg(test)]
 mod testing;
 #[cfg(target_arch = "x86_64")]

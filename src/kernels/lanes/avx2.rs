@@ -288,11 +288,6 @@ impl Lanes for Avx2Lanes {
     fn sum(self) -> f32 {
         fold(self, |a, b| avx2!(_mm_add_ps(a, b)))
     }
-
-    #[inline(always)]
-    fn max_lane(self) -> f32 {
-        fold(self, |a, b| avx2!(_mm_max_ps(a, b)))
-    }
 }
 
 impl Ints for Avx2Ints {

@@ -229,11 +229,6 @@ impl Lanes for Avx512Lanes {
     fn sum(self) -> f32 {
         fold(self.0, |a, b| avx512!(_mm_add_ps(a, b)))
     }
-
-    #[inline(always)]
-    fn max_lane(self) -> f32 {
-        fold(self.0, |a, b| avx512!(_mm_max_ps(a, b)))
-    }
 }
 
 impl Ints for Avx512Ints {

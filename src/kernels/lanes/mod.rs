@@ -116,8 +116,6 @@ pub(crate) trait Lanes: Copy {
 
     /// Sum of the lanes: lane `i` + lane `i + 8`, then + 4, + 2, + 1.
     fn sum(self) -> f32;
-    /// Largest lane; lanes must not be NaN.
-    fn max_lane(self) -> f32;
 }
 
 /// Sixteen i32 lanes; sums wrap around, as they never do where the kernels use them.

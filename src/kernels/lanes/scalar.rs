@@ -164,11 +164,6 @@ impl Lanes for ScalarLanes {
     fn sum(self) -> f32 {
         self.fold(|a, b| a + b)
     }
-
-    #[inline(always)]
-    fn max_lane(self) -> f32 {
-        self.fold(|a, b| if a > b { a } else { b })
-    }
 }
 
 impl ScalarInts {

@@ -1,7 +1,6 @@
-//! `e^x` and the softmax of a row.
+//! `e^x`, and elementwise steps.
 
-use super::isa::Kernels;
-use super::lanes::{LaneKernel, Lanes, groups};
+use super::lanes::{Lanes, groups};
 
 /// Below this `e^x` is taken as 0: the smallest normal f32 is `e^-87.336`, and no kernel makes subnormals.
 const EXP_MIN: f32 = -87.33;
@@ -37,34 +36,6 @@ pub(crate) fn exp<V: Lanes>(x: V) -> V {
     V::splat(EXP_MAX).if_below(x, V::splat(f32::INFINITY), exp_to_max(x))
 }
 
-/// Replaces `row` by `e^(x - max)` and returns the sum, in the fixed order of [`Lanes::sum`].
-///
-/// An empty row gives 0.
-#[inline(always)]
-pub(crate) fn exp_row<V: Lanes>(row: &mut [f32]) -> f32 {
-    let at = row.as_mut_ptr();
-    let mut max = V::splat(f32::NEG_INFINITY);
-    groups(
-        row.len(),
-        #[inline(always)]
-        // SAFETY: `count` values from `i` on are in the row.
-        |i, count| max = unsafe { V::load_first(at.add(i), count, f32::NEG_INFINITY) }.max(max),
-    );
-    let max = V::splat(max.max_lane());
-    let mut sum = V::splat(0.0);
-    groups(
-        row.len(),
-        #[inline(always)]
-        // SAFETY: as above. The lanes after the end are e^-inf = 0.
-        |i, count| unsafe {
-            let e = exp_to_max(V::load_first(at.add(i), count, f32::NEG_INFINITY).sub(max));
-            e.store_first(at.add(i), count);
-            sum = sum.add(e);
-        },
-    );
-    sum.sum()
-}
-
 /// Applies `f` to every element of `x`, 16 at a time.
 #[inline(always)]
 pub(crate) fn map<V: Lanes>(x: &mut [f32], f: impl Fn(V) -> V) {
@@ -77,50 +48,25 @@ pub(crate) fn map<V: Lanes>(x: &mut [f32], f: impl Fn(V) -> V) {
     );
 }
 
-struct Exp<'a>(&'a mut [f32]);
-
-impl LaneKernel for Exp<'_> {
-    #[inline(always)]
-    fn run<V: Lanes>(self) {
-        map::<V>(
-            self.0,
-            #[inline(always)]
-            |x| exp(x),
-        );
-    }
-}
-
-struct Softmax<'a>(&'a mut [f32]);
-
-impl LaneKernel for Softmax<'_> {
-    #[inline(always)]
-    fn run<V: Lanes>(self) {
-        let inverse = V::splat(1.0 / exp_row::<V>(self.0));
-        map::<V>(
-            self.0,
-            #[inline(always)]
-            |e| e.mul(inverse),
-        );
-    }
-}
-
-impl Kernels {
-    /// `e^x` of every element, in place. Relative error at most 1e-7 from -87.33 to 88.37; 0 below, infinity above.
-    pub fn exp(self, x: &mut [f32]) {
-        self.run(Exp(x));
-    }
-
-    /// Softmax of one row, in place: `e^(x - max) / sum`.
-    pub fn softmax(self, row: &mut [f32]) {
-        self.run(Softmax(row));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::reference;
+    use crate::kernels::Kernels;
+    use crate::kernels::lanes::LaneKernel;
     use crate::kernels::testing::{EDGE_SIZES, GUARDS, Guarded, Random, same_on_every_isa};
+
+    struct Exp<'a>(&'a mut [f32]);
+
+    impl LaneKernel for Exp<'_> {
+        #[inline(always)]
+        fn run<V: Lanes>(self) {
+            map::<V>(
+                self.0,
+                #[inline(always)]
+                |x| exp(x),
+            );
+        }
+    }
 
     #[test]
     fn exp_is_within_its_relative_bound_and_cut_outside() {
@@ -128,7 +74,7 @@ mod tests {
         x.extend((-50_000..=50_000).map(|i| i as f32 * 1e-5));
         for kernels in Kernels::available() {
             let mut y = x.clone();
-            kernels.exp(&mut y);
+            kernels.run(Exp(&mut y));
             let (mut worst, mut at) = (0.0, 0.0);
             for (&x, &y) in x.iter().zip(&y) {
                 let exact = f64::from(x).exp();
@@ -140,46 +86,22 @@ mod tests {
             println!("exp on {}: largest relative error {worst:.2e}, at {at}", kernels.isa());
             assert!(worst <= EXP_ERROR, "exp on {}: relative error {worst:e} at {at}", kernels.isa());
             let mut y = [-87.34, -1e30, f32::NEG_INFINITY, 88.38, 1e30, f32::INFINITY, 0.0];
-            kernels.exp(&mut y);
+            kernels.run(Exp(&mut y));
             assert_eq!(y, [0.0, 0.0, 0.0, f32::INFINITY, f32::INFINITY, f32::INFINITY, 1.0], "{}", kernels.isa());
             let mut y = [f32::NAN];
-            kernels.exp(&mut y);
+            kernels.run(Exp(&mut y));
             assert!(y[0].is_nan());
         }
     }
 
     #[test]
-    fn softmax_is_close_to_the_reference_and_one_in_sum() {
-        let mut random = Random::new(1);
-        for len in EDGE_SIZES.into_iter().chain([512, 1000]) {
-            let row = random.floats(len, 10.0);
-            let exact = reference::softmax(&row.iter().copied().map(f64::from).collect::<Vec<_>>());
-            for kernels in Kernels::available() {
-                let mut y = row.clone();
-                kernels.softmax(&mut y);
-                for (&y, exact) in y.iter().zip(&exact) {
-                    assert!((f64::from(y) - exact).abs() <= 3e-6 * exact + 1e-30, "{len}: {y} for {exact}");
-                }
-                if len > 0 {
-                    assert!((y.iter().copied().map(f64::from).sum::<f64>() - 1.0).abs() < 1e-5);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn exp_and_softmax_are_the_same_bits_on_every_isa() {
+    fn exp_is_the_same_bits_on_every_isa() {
         let mut random = Random::new(2);
         for len in EDGE_SIZES.into_iter().chain([777]) {
             for row in [random.floats(len, 1.0), random.floats(len, 40.0), random.wild_floats(len), vec![-3e38; len]] {
                 same_on_every_isa(("exp", len), |kernels| {
                     let mut y = row.clone();
-                    kernels.exp(&mut y);
-                    y
-                });
-                same_on_every_isa(("softmax", len), |kernels| {
-                    let mut y = row.clone();
-                    kernels.softmax(&mut y);
+                    kernels.run(Exp(&mut y));
                     y
                 });
             }
@@ -187,13 +109,12 @@ mod tests {
     }
 
     #[test]
-    fn exp_and_softmax_stay_inside_their_slice() {
+    fn exp_stays_inside_its_slice() {
         for len in EDGE_SIZES {
             for guard in GUARDS {
                 let mut row = Guarded::new(&vec![1.0f32; len], guard);
                 for kernels in Kernels::available() {
-                    kernels.exp(&mut row);
-                    kernels.softmax(&mut row);
+                    kernels.run(Exp(&mut row));
                 }
             }
         }
