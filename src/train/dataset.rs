@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use sha2::{Digest, Sha256};
+
 use crate::architectures::{ProblemType, RaggedBatch};
 use crate::data::Example;
 use crate::text::{Encoding, Tokenizer};
@@ -32,6 +34,14 @@ impl Task {
             found = examples.iter().flat_map(names).collect();
             found.sort();
             found.dedup();
+        }
+        if found.is_empty() {
+            let reason = "no training text has a label: there must be a column or key \"label\", or \"labels\" where there \
+                          may be several; to learn a number alone, name it with --regression";
+            return Err(TrainError::Data(reason.into()));
+        }
+        if let Some(twice) = found.iter().enumerate().find_map(|(i, name)| found[..i].contains(name).then_some(name)) {
+            return Err(TrainError::Data(format!("the class \"{twice}\" is given twice; each has one place")));
         }
         let least = if several { 1 } else { 2 };
         if found.len() < least {
@@ -158,6 +168,18 @@ impl Dataset {
             return Err(TrainError::Data(format!("{}: no examples", path.display())));
         }
         Ok(Dataset { items })
+    }
+
+    /// How many examples there are, and the start of the SHA-256 of what is learned from them.
+    pub fn digest(&self) -> String {
+        let mut sha = Sha256::new();
+        for item in &self.items {
+            item.tokens.ids.iter().chain(&item.tokens.type_ids).for_each(|id| sha.update(id.to_le_bytes()));
+            item.target.iter().chain(&item.classes).for_each(|x| sha.update(x.to_le_bytes()));
+            sha.update(item.value.map_or(f64::NAN, f64::from).to_le_bytes());
+        }
+        let start: String = sha.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        format!("{} of digest {start}", self.len())
     }
 
     /// Number of examples.

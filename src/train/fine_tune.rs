@@ -145,7 +145,7 @@ impl<'a> Run<'a> {
             optimizer_steps: 0,
             best_epoch: 0,
             settings: settings.clone(),
-            examples: lesson.train.len(),
+            examples: lesson.train.digest(),
             scale: lesson.scale,
             layers: network.layers().to_vec(),
             quantization: network.forms(),

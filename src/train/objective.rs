@@ -69,8 +69,12 @@ pub struct DevScores {
 }
 
 impl DevScores {
-    /// What epochs are compared by: accuracy, correlation, or the mean of both.
+    /// What epochs are compared by: accuracy, correlation, or the mean of both; negative infinity when the loss is no
+    /// number.
     pub fn score(&self) -> f64 {
+        if !self.loss.is_finite() {
+            return f64::NEG_INFINITY;
+        }
         match (self.accuracy, self.pearson) {
             (Some(accuracy), Some(pearson)) => (accuracy + pearson) / 2.0,
             (Some(score), None) | (None, Some(score)) => score,

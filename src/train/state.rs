@@ -73,7 +73,8 @@ pub(super) struct Position {
     pub best_epoch: usize,
     /// What the run must be taken up with.
     pub settings: FineTuneSettings,
-    pub examples: usize,
+    /// The examples to learn from, as [`Dataset::digest`](super::Dataset::digest) tells them apart.
+    pub examples: String,
     pub scale: ValueScale,
     /// The heads and neurons that are left.
     pub layers: Vec<LayerConfig>,
@@ -179,16 +180,16 @@ impl State {
         Ok(Some(State { weights: take("weight")?, moments, best, position, importance: Importance(importance) }))
     }
 
-    /// Fails unless this state is of a run with the settings, the number of examples and the quantization of `wanted`.
+    /// Fails unless this state is of a run with the settings, the examples and the quantization of `wanted`.
     pub fn check(&self, folder: &Path, wanted: &Position) -> Result<(), TrainError> {
         let path = folder.join(WEIGHTS);
         let of = |position: &Position| -> BTreeMap<String, String> {
             let serde_json::Value::Object(map) = serde_json::json!(position.settings) else {
                 unreachable!("settings are a map")
             };
-            let count = ("training examples".to_string(), position.examples.to_string());
+            let examples = ("training examples".to_string(), position.examples.clone());
             let settings = map.into_iter().map(|(key, value)| (key, value.to_string()));
-            settings.chain([count]).chain(position.quantization.clone()).collect()
+            settings.chain([examples]).chain(position.quantization.clone()).collect()
         };
         let (found, wanted) = (of(&self.position), of(wanted));
         match found.keys().chain(wanted.keys()).find(|key| found.get(*key) != wanted.get(*key)) {

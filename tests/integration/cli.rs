@@ -206,6 +206,44 @@ fn a_whole_encoder_is_trained_and_its_recipe_makes_the_same_model() {
     let done = octet(&["train", &again, "--recipe", &recipe, "--run-dir", &other_run, "--resume"]);
     assert_eq!(epochs(&done), epochs(&output), "a run that is over shows its epochs again");
     assert_eq!(weights(&again), weights(&model));
+    let before = std::fs::read_to_string(Path::new(&other_run).join("recipe.toml")).unwrap();
+    let resume = ["train", &again, "--recipe", &recipe, "--run-dir", &other_run, "--resume"];
+    for (flags, told) in [(["--pooling", "cls"], "pooling"), (["--batch-size", "9"], "batch_size")] {
+        let other = octet(&[&resume[..], &flags].concat());
+        let error = text(&other.stderr);
+        assert!(error.contains(&format!("has {told} = ")) && error.contains("--force begins anew"), "{error}");
+    }
+    let unchanged = std::fs::read_to_string(Path::new(&other_run).join("recipe.toml")).unwrap();
+    assert_eq!(unchanged, before, "what was refused changes nothing");
+    std::fs::write(folder("data.csv"), format!("text,label,rating\n{}", rows.replace("rain", "snow"))).unwrap();
+    let other = octet(&resume);
+    assert!(text(&other.stderr).contains("training examples 64 of digest"), "{}", text(&other.stderr));
+}
+
+#[test]
+fn training_asks_first_whether_it_may_write_and_writes_no_model_of_nothing() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = |name: &str| scratch.path().join(name).to_str().unwrap().to_string();
+    let rows: String =
+        (0..16).map(|i| format!("the {} film,{}\n", ["good", "bad"][i % 2], ["a", "b"][i % 2])).collect();
+    std::fs::write(folder("data.csv"), format!("text,label\n{rows}")).unwrap();
+    let (data, run, model) = (folder("data.csv"), folder("run"), folder("model"));
+    let options = ["--encoder", "tests/goldens/bert", "--train", &data, "--dev", &data, "--run-dir", &run];
+    let other = scratch.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    std::fs::write(other.join("notes"), "mine").unwrap();
+    let refused = octet(&[&["train", other.to_str().unwrap(), "--force"], &options[..]].concat());
+    assert!(text(&refused.stderr).contains("is not a model folder"), "{refused:?}");
+    assert!(!Path::new(&run).exists(), "it is refused before anything is trained");
+    let rates = ["--epochs", "1", "--batch-size", "16", "--learning-rate", "1e30", "--head-learning-rate", "1e30"];
+    let diverged = octet(&[&["train", &model], &options[..], &rates].concat());
+    assert!(text(&diverged.stderr).contains("no numbers, so no model is written"), "{diverged:?}");
+    assert!(!Path::new(&model).exists() && !Path::new(&run).join("model").exists());
+    let twice = octet(&[&["train", &model, "--labels", "a,a,b"], &options[..]].concat());
+    assert!(text(&twice.stderr).contains("the class \"a\" is given twice"), "{twice:?}");
+    std::fs::write(&data, "text,class\nthe good film,a\nthe bad film,b\n").unwrap();
+    let unlabelled = octet(&[&["train", &model], &options[..]].concat());
+    assert!(text(&unlabelled.stderr).contains("no training text has a label"), "{unlabelled:?}");
 }
 
 #[test]

@@ -8,11 +8,10 @@ mod whole;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::ensure;
 use clap::Args;
 use serde_json::json;
 
-use crate::checkpoint::Existing;
+use crate::checkpoint::{Existing, check_destination};
 
 use super::{Common, candle_threads};
 use recipe::{Options, Recipe};
@@ -51,7 +50,7 @@ pub(super) struct TrainArgs {
 
 impl TrainArgs {
     fn existing(&self) -> Existing {
-        if self.force { Existing::Replace } else { Existing::Refuse }
+        if self.force || self.resume { Existing::Replace } else { Existing::Refuse }
     }
 
     fn run_dir(&self) -> PathBuf {
@@ -62,11 +61,8 @@ impl TrainArgs {
 
 pub(super) fn run(args: &TrainArgs, common: &Common) -> anyhow::Result<()> {
     let recipe = Recipe::resolve(&args.options, args.recipe.as_deref())?;
-    ensure!(
-        args.force || args.resume || !args.destination.join("config.json").exists(),
-        "{} exists; --force replaces it",
-        args.destination.display()
-    );
+    // Asked now, as training takes long.
+    check_destination(&args.destination, args.existing())?;
     candle_threads::limit();
     match recipe.options.freeze_encoder {
         Some(true) => frozen::run(args, &recipe, common),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, bail, ensure};
 use clap::Args;
 use serde::{Deserialize, Serialize};
 use toml::Table;
@@ -201,7 +201,7 @@ impl Recipe {
         if options.freeze_encoder == Some(true)
             && let Some(key) = WHOLE_ONLY.into_iter().find(|key| table.contains_key(*key))
         {
-            anyhow::bail!("--{} means nothing with --freeze-encoder; leave one out", key.replace('_', "-"));
+            bail!("--{} means nothing with --freeze-encoder; leave one out", key.replace('_', "-"));
         }
         ensure!(
             options.value.is_none() || options.regression.is_none(),
@@ -227,6 +227,23 @@ impl Recipe {
         // In the order of the flags, whatever was given.
         let all: Options = table.try_into().expect("every setting has a flag");
         toml::to_string(&all).expect("options can be written")
+    }
+
+    /// Fails unless this is the recipe in a file, that of a run to be taken up; what only names the model may differ.
+    pub fn ensure_goes_on(&self, begun: &Path) -> anyhow::Result<()> {
+        let text = std::fs::read_to_string(begun).with_context(|| format!("cannot read {}", begun.display()))?;
+        let parse = |text: &str| text.parse::<Table>().with_context(|| format!("{} is no recipe", begun.display()));
+        let (was, is) = (parse(&text)?, parse(&self.to_toml())?);
+        let named = |key: &&String| !["license", "source_id"].contains(&key.as_str());
+        let other = was.keys().chain(is.keys()).filter(named).find(|key| was.get(*key) != is.get(*key));
+        if let Some(key) = other {
+            let [was, is] = [&was, &is].map(|of| of.get(key).map_or("nothing".into(), |value| value.to_string()));
+            bail!(
+                "{} has {key} = {was}, this run {is}; --resume goes on with the same, --force begins anew",
+                begun.display()
+            );
+        }
+        Ok(())
     }
 
     /// A path that must be given.

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use serde_json::{Map, Value, json};
 
 use crate::architectures::{self, Architecture, Pooling, ProblemType, trained_head};
@@ -76,6 +76,9 @@ pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow:
         run_dir.display()
     );
     ensure!(!args.resume || has_checkpoint, "{} holds no checkpoint to resume from", run_dir.display());
+    if args.resume {
+        recipe.ensure_goes_on(&run_dir.join("recipe.toml"))?;
+    }
     write(&run_dir, "recipe.toml", &recipe.to_toml())?;
     println!(
         "{} texts of {:.1} tokens, {:.1} million values to train, {}",
@@ -271,6 +274,10 @@ fn export(
     scheme: Scheme,
     found: &FineTuned,
 ) -> anyhow::Result<()> {
+    ensure!(
+        found.dev.score().is_finite(),
+        "the scores on dev are no numbers, so no model is written; lower --learning-rate or --head-learning-rate"
+    );
     let run_dir = args.run_dir();
     let float = run_dir.join("model");
     let files =
@@ -281,16 +288,13 @@ fn export(
     let quantization = QuantizeOptions {
         source_id: options.source_id.clone().unwrap_or(source),
         license: options.license.clone(),
-        existing: if args.resume { Existing::Replace } else { args.existing() },
+        existing: args.existing(),
         made: stored::made(&found.stored),
         recipe: scheme,
     };
     let report = quantize(&ModelDir::open(&float)?, &args.destination, &quantization, |_, _| {})?;
     update_manifest(&args.destination, |manifest| manifest.temperature = found.temperature)?;
     card::write(&args.destination).context("cannot write the model card")?;
-    if !found.dev.score().is_finite() {
-        bail!("the scores on dev are no numbers; lower the learning rates");
-    }
     let (folder, float, epoch) = (args.destination.display(), float.display(), found.epoch);
     let (before, after) = (megabytes(report.f32_bytes), megabytes(report.bytes));
     let scheme = &quantization.recipe.scheme;
