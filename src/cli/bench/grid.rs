@@ -49,7 +49,7 @@ pub(super) fn run(bench: &Bench, asked: &[Cell]) -> anyhow::Result<Section> {
     let found: Vec<_> = measured.into_iter().map(|row| row.found(bench)).collect();
 
     let mut notes = vec![
-        "Time: of one batch on all threads together, cut between whole sequences; one sequence runs on one thread."
+        "Time: of one batch on all threads together, cut between whole sequences; one sequence is computed by a team of them."
             .into(),
         "% of peak: multiply-adds of linear layers and attention against the measured peak of as many threads.".into(),
         "A batch each: every thread runs its own batch at the same time, as a server under load does.".into(),

@@ -15,8 +15,8 @@ use crate::plot::{LineSeries, Lines, Scale};
 use super::load::{Arrivals, Sample, run as load};
 use super::{DEADLINE, Subject, percentiles, seconds};
 
-/// Rates, as shares of what the closed loop reached.
-const SHARES: [f64; 8] = [0.1, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
+/// Rates, as shares of what the closed loop reached; beyond it the queue grows until the deadline breaks.
+const SHARES: [f64; 12] = [0.1, 0.25, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0, 4.0];
 /// Connections; a request that finds none free waits, and its time counts.
 const CONNECTIONS: usize = 128;
 /// Most requests at one rate.
