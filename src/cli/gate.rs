@@ -4,9 +4,10 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 
-use crate::checkpoint::ModelDir;
+use crate::checkpoint::{ModelDir, Score};
 use crate::config::Settings;
 use crate::data::Columns;
+use crate::eval::interval::wilson;
 use crate::kernels::Kernels;
 use crate::pipelines::{Loader, Model};
 use crate::quantize::{Bound, Form, OnFailure, Original, Passed, Recipe};
@@ -64,22 +65,31 @@ pub(super) fn load(
     Ok(loader.load(id, folder)?)
 }
 
-/// The agreement that a folder was measured to have.
+/// The agreement that a folder was measured to have. A share of few texts tells little, so only one that is surely below
+/// the bound is refused.
 fn check_stored(dir: &ModelDir, id: &str, bound: &Bound) -> anyhow::Result<()> {
     let scores = dir.manifest().map(|manifest| manifest.scores.as_slice()).unwrap_or_default();
     let agreements = scores.iter().filter(|s| AGREEMENTS.contains(&s.metric.as_str()) && s.precision != "f32");
-    let Some(worst) = agreements.min_by(|a, b| a.value.total_cmp(&b.value)) else { return Ok(()) };
-    if worst.value >= bound.min_agreement {
+    let Some(worst) = agreements.min_by(|a, b| at_most(a).total_cmp(&at_most(b))) else { return Ok(()) };
+    let (metric, value, dataset, texts) = (&worst.metric, worst.value, &worst.dataset, worst.n);
+    if value >= bound.min_agreement {
         return Ok(());
     }
-    let (metric, value, dataset) = (&worst.metric, worst.value, &worst.dataset);
-    if bound.on_failure == OnFailure::Warn {
-        tracing::warn!(model = id, agreement = value, dataset, "below quality.min_agreement");
+    if bound.on_failure == OnFailure::Warn || at_most(worst) >= bound.min_agreement {
+        tracing::warn!(model = id, agreement = value, dataset, texts, "below quality.min_agreement");
         return Ok(());
     }
     bail!(
-        "its {metric} on {dataset} is {value:.4}, the bound is {} (quality.min_agreement); serve a finer recipe, loosen \
-         the bound, or set quality.on_failure to warn",
+        "its {metric} on {dataset} is {value:.4} ({texts} texts), the bound is {} (quality.min_agreement); serve a finer \
+         recipe, loosen the bound, or set quality.on_failure to warn",
         bound.min_agreement
     );
+}
+
+/// What an agreement is at most: the upper end of the 95 % interval of a share, and a cosine itself.
+fn at_most(score: &Score) -> f64 {
+    match score.metric.as_str() {
+        "agreement_f32" => wilson((score.value * score.n as f64).round() as u64, score.n).high,
+        _ => score.value,
+    }
 }

@@ -5,9 +5,11 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use octet::checkpoint::ModelDir;
+use octet::checkpoint::{ModelDir, QuantManifest, update_manifest};
 use octet::kernels::Kernels;
 use octet::pipelines::{ClassifyInput, Loader, Pipeline, Precision};
+
+use super::process;
 
 const FLOAT: &str = "tests/goldens/bert-classify";
 const TEXTS: &str = "tests/goldens/sentences.jsonl";
@@ -223,6 +225,16 @@ fn serve_looks_at_the_agreement_that_a_folder_stores() {
     assert!(stored < 0.98, "{stored}");
     let message = refused_to_serve(&["--model", path(&folder)]);
     assert!(message.contains("agreement_f32 on sentences") && message.contains("quality.min_agreement"), "{message}");
+    assert!(message.contains("(60 texts)"), "{message}");
+    // Two of fifty may be chance: the same share of a hundred times as many is not.
+    let measured = |value: f64, n: u64| {
+        let write = |manifest: &mut QuantManifest| (manifest.scores[0].value, manifest.scores[0].n) = (value, n);
+        update_manifest(&folder, write).unwrap();
+    };
+    measured(0.96, 50);
+    drop(process::serve(process::octet().args(["serve", "--port", "0", "--model", path(&folder)])));
+    measured(0.96, 5000);
+    assert!(refused_to_serve(&["--model", path(&folder)]).contains("is 0.9600 (5000 texts)"));
 }
 
 #[test]
