@@ -132,8 +132,9 @@ section! {
     /// How much the answers of a quantized model may differ from those of its float original.
     pub struct QualitySettings = "quality" {
         /// Least agreement: the share of texts with the same label; for sentence vectors, the mean cosine. `octet
-        /// quantize` checks it when it is given texts, `octet serve` for models whose `quant.json` has an agreement,
-        /// and for float models that it quantizes while loading when `data` names texts.
+        /// quantize` checks it when it is given texts, `octet serve` for models whose `quant.json` has an agreement
+        /// (a share by the upper end of its 95 % interval), and for float models that it quantizes while loading when
+        /// `data` names texts.
         min_agreement: Share = Share::percent(98), Allowed::Share;
         /// What happens below it: the model is not written or not served (refuse), it is used and this is said (warn),
         /// or layers stay float, those that cost most first, until the bound holds (fallback). A folder that is
