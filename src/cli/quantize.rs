@@ -73,7 +73,8 @@ pub(super) struct QuantizeArgs {
     /// Let biases take up the mean error of their layer
     #[arg(long, requires = "calibrate")]
     bias_correction: bool,
-    /// Divide what enters the matrices by factors per channel: the strength, 0 to 1, such as 0.5
+    /// Divide what enters the matrices by factors per channel, where that brings them closer to float: the strength, 0
+    /// to 1, such as 0.5
     #[arg(long, value_name = "STRENGTH", allow_negative_numbers = true)]
     smoothing: Option<f64>,
     /// Texts to compare answers with the float model's on; those of --calibrate when left out

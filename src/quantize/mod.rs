@@ -154,6 +154,7 @@ pub fn quantize(
     // Smoothing looks at what enters the layers.
     let made = modules.iter().all(|module| options.made.contains_key(&module.name));
     let running = (options.recipe.smoothing.is_some() && !made).then(|| Original::load(source)).transpose()?;
+    let smoothing = running.as_ref().map(|running| running.smoothing(&options.recipe)).transpose()?.unwrap_or_default();
 
     let (mut tensors, mut inputs, mut stored, mut layers) = (BTreeMap::new(), BTreeMap::new(), Vec::new(), Vec::new());
     let mut f32_bytes = 0;
@@ -169,7 +170,7 @@ pub fn quantize(
         let form = match options.made.get(&module.name) {
             Some(form) => form.clone(),
             None => match &running {
-                Some(running) => running.form(module, &options.recipe, None)?,
+                Some(running) => running.form(module, &options.recipe, &smoothing, None)?,
                 None => Form::new(module, &original.clone().into_f32(), None, &options.recipe, None, &[])?,
             },
         };

@@ -91,22 +91,22 @@ impl<'a> Original<'a> {
         module.bias.as_ref().map(|bias| self.values[bias].as_slice())
     }
 
-    /// A module as a recipe says.
+    /// A module as a recipe says, with what [`Original::smoothing`] found for it.
     ///
     /// # Errors
-    /// As [`Form::new`] and [`Original::smoothing`].
+    /// As [`Form::new`].
     pub fn form(
         &self,
         module: &Module,
         recipe: &Recipe,
+        smoothing: &Smoothing,
         calibration: Option<&Calibration>,
     ) -> Result<Form, QuantizeError> {
         let seen = calibration.and_then(|c| c.of(&module.name, &self.names.layers));
-        let smoothing = match module.place.site() {
-            Some(site) if recipe.smooths(&module.name) => self.smoothing_at(site, recipe)?,
-            _ => Vec::new(),
-        };
-        Form::new(module, self.weight(module), self.bias(module), recipe, seen, &smoothing)
+        let factors =
+            module.place.site().filter(|_| recipe.smooths(&module.name)).and_then(|site| smoothing.get(&site));
+        let factors = factors.map_or(&[][..], Vec::as_slice);
+        Form::new(module, self.weight(module), self.bias(module), recipe, seen, factors)
     }
 
     /// What the recipe multiplies rows by before they are rounded, at the sites where it does.
@@ -157,16 +157,16 @@ impl<'a> Original<'a> {
     /// Every module as a recipe says, in the order of [`Original::modules`]; `progress` hears how many are done.
     ///
     /// # Errors
-    /// As [`Original::form`].
+    /// As [`Original::smoothing`] and [`Original::form`].
     pub fn forms(
         &self,
         recipe: &Recipe,
         calibration: Option<&Calibration>,
         mut progress: impl FnMut(usize),
     ) -> Result<Vec<Form>, QuantizeError> {
-        let numbered = self.modules.iter().zip(1..);
+        let (smoothing, numbered) = (self.smoothing(recipe)?, self.modules.iter().zip(1..));
         let made = numbered.map(|(module, number)| {
-            let form = self.form(module, recipe, calibration);
+            let form = self.form(module, recipe, &smoothing, calibration);
             progress(number);
             form
         });
@@ -228,7 +228,7 @@ impl<'a> Original<'a> {
     ) -> Result<(Verdict, Vec<Verdict>), QuantizeError> {
         let (mut base, recipe) = (self.encoder.clone(), Recipe::default());
         for module in &self.modules {
-            let int8 = self.form(module, &recipe, None)?;
+            let int8 = self.form(module, &recipe, &Smoothing::new(), None)?;
             base = match (module.place, self.replacement(module, &int8, kernels)) {
                 (Place::Table(index), Replacement::Table(table)) => base.with_table(index, table),
                 (Place::Matrix { layer, index }, Replacement::Matrix(linear)) => base.with_linear(layer, index, linear),

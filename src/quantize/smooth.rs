@@ -32,10 +32,10 @@ const LARGEST: f32 = 256.0;
 const KEPT: usize = 8;
 
 /// What the made-up sequences showed at each site.
-pub(super) type Shown = BTreeMap<Site, Inputs>;
+pub(super) type Shown = BTreeMap<Site, SiteInputs>;
 
 /// The rows that enter a site.
-pub(super) struct Inputs {
+pub(super) struct SiteInputs {
     /// The largest magnitude of each channel, `[columns]`.
     pub reach: Vec<f32>,
     /// Some of the rows, `[_, columns]`.
@@ -79,7 +79,7 @@ pub(super) fn show(encoder: &CandleEncoder, batch: &RaggedBatch) -> candle_core:
     let mut see = |site: Site, x: &Tensor| {
         let (columns, x) = (x.dim(1)?, x.flatten_all()?.to_vec1::<f32>()?);
         let rows = x.chunks_exact(columns).step_by(KEPT).flatten().copied().collect();
-        shown.insert(site, Inputs { reach: column_max(&x, columns), rows });
+        shown.insert(site, SiteInputs { reach: column_max(&x, columns), rows });
         Ok(())
     };
     encoder.hidden_states_seen(batch, &mut see)?;

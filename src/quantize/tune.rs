@@ -7,7 +7,9 @@ use super::original::{Form, Original};
 use super::report::{Sensitivity, Stored, Tried};
 use super::search::{Budget, Choice, Found, cost, search};
 use super::timing::product_seconds;
-use super::{Calibration, Judge, LayerRule, Module, Place, QuantizeError, Recipe, Verdict, probe, scheme_name};
+use super::{
+    Calibration, Judge, LayerRule, Module, Place, QuantizeError, Recipe, Smoothing, Verdict, probe, scheme_name,
+};
 
 /// The forms that modules may take; `None` is float.
 #[derive(Clone, Debug)]
@@ -80,7 +82,7 @@ impl<'a> Workbench<'a> {
             let fits = |scheme: &&Option<Scheme>| scheme.is_none_or(|s| s.groups(module.columns).is_some());
             let form = |scheme: &Option<Scheme>| {
                 let recipe = Recipe { weights: *scheme, embeddings: *scheme, layers: Vec::new(), ..base.clone() };
-                let form = original.form(module, &recipe, calibration);
+                let form = original.form(module, &recipe, &Smoothing::new(), calibration);
                 (*scheme, form.expect("the groups divide the row, and inputs are dynamic or were seen"))
             };
             let own: Vec<(Option<Scheme>, Form)> = schemes.iter().filter(fits).map(form).collect();
