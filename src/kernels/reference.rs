@@ -103,7 +103,7 @@ pub fn gelu_tanh(x: f64) -> f64 {
 }
 
 /// Softmax of a row.
-pub fn softmax(row: &[f64]) -> Vec<f64> {
+fn softmax(row: &[f64]) -> Vec<f64> {
     let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let e: Vec<f64> = row.iter().map(|x| (x - max).exp()).collect();
     let sum: f64 = e.iter().sum();

@@ -40,17 +40,6 @@ fn first(count: usize) -> (__m256i, __m256i) {
 }
 
 #[inline(always)]
-fn fold(lanes: Avx2Lanes, f: impl Fn(__m128, __m128) -> __m128) -> f32 {
-    avx2!({
-        let (a, b) = (_mm256_castps256_ps128(lanes.0), _mm256_extractf128_ps::<1>(lanes.0));
-        let (c, d) = (_mm256_castps256_ps128(lanes.1), _mm256_extractf128_ps::<1>(lanes.1));
-        let four = f(f(a, c), f(b, d));
-        let two = f(four, _mm_movehl_ps(four, four));
-        _mm_cvtss_f32(f(two, _mm_shuffle_ps::<1>(two, two)))
-    })
-}
-
-#[inline(always)]
 fn fold_ints(lanes: __m256i, f: impl Fn(__m128i, __m128i) -> __m128i) -> i32 {
     avx2!({
         let four = f(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256::<1>(lanes));
@@ -286,7 +275,13 @@ impl Lanes for Avx2Lanes {
 
     #[inline(always)]
     fn sum(self) -> f32 {
-        fold(self, |a, b| avx2!(_mm_add_ps(a, b)))
+        avx2!({
+            let (a, b) = (_mm256_castps256_ps128(self.0), _mm256_extractf128_ps::<1>(self.0));
+            let (c, d) = (_mm256_castps256_ps128(self.1), _mm256_extractf128_ps::<1>(self.1));
+            let four = _mm_add_ps(_mm_add_ps(a, c), _mm_add_ps(b, d));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ps(two, _mm_shuffle_ps::<1>(two, two)))
+        })
     }
 }
 

@@ -34,17 +34,6 @@ fn first(count: usize) -> __mmask16 {
     ((1u32 << count) - 1) as __mmask16
 }
 
-#[inline(always)]
-fn fold(lanes: __m512, f: impl Fn(__m128, __m128) -> __m128) -> f32 {
-    avx512!({
-        let (a, b) = (_mm512_extractf32x4_ps::<0>(lanes), _mm512_extractf32x4_ps::<1>(lanes));
-        let (c, d) = (_mm512_extractf32x4_ps::<2>(lanes), _mm512_extractf32x4_ps::<3>(lanes));
-        let four = f(f(a, c), f(b, d));
-        let two = f(four, _mm_movehl_ps(four, four));
-        _mm_cvtss_f32(f(two, _mm_shuffle_ps::<1>(two, two)))
-    })
-}
-
 impl Lanes for Avx512Lanes {
     type Ints = Avx512Ints;
 
@@ -227,7 +216,13 @@ impl Lanes for Avx512Lanes {
 
     #[inline(always)]
     fn sum(self) -> f32 {
-        fold(self.0, |a, b| avx512!(_mm_add_ps(a, b)))
+        avx512!({
+            let (a, b) = (_mm512_extractf32x4_ps::<0>(self.0), _mm512_extractf32x4_ps::<1>(self.0));
+            let (c, d) = (_mm512_extractf32x4_ps::<2>(self.0), _mm512_extractf32x4_ps::<3>(self.0));
+            let four = _mm_add_ps(_mm_add_ps(a, c), _mm_add_ps(b, d));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ps(two, _mm_shuffle_ps::<1>(two, two)))
+        })
     }
 }
 

@@ -15,19 +15,6 @@ impl ScalarLanes {
     fn zip(self, other: Self, f: impl Fn(f32, f32) -> f32) -> Self {
         ScalarLanes(std::array::from_fn(|i| f(self.0[i], other.0[i])))
     }
-
-    #[inline(always)]
-    fn fold(self, f: impl Fn(f32, f32) -> f32) -> f32 {
-        let mut lanes = self.0;
-        let mut half = LANES / 2;
-        while half > 0 {
-            for i in 0..half {
-                lanes[i] = f(lanes[i], lanes[i + half]);
-            }
-            half /= 2;
-        }
-        lanes[0]
-    }
 }
 
 impl Lanes for ScalarLanes {
@@ -162,7 +149,15 @@ impl Lanes for ScalarLanes {
 
     #[inline(always)]
     fn sum(self) -> f32 {
-        self.fold(|a, b| a + b)
+        let mut lanes = self.0;
+        let mut half = LANES / 2;
+        while half > 0 {
+            for i in 0..half {
+                lanes[i] += lanes[i + half];
+            }
+            half /= 2;
+        }
+        lanes[0]
     }
 }
 
