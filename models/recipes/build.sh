@@ -4,8 +4,8 @@
 #     models/recipes/build.sh
 #
 # The same sources give the same encoder, bit for bit, on every CPU. Training repeats its bits on the same kind of CPU; the
-# products of floats differ between kinds. On CPUs without AMX set BF16=false. It took 88
-# minutes beside other work (2026-11-30, 2 CPUs of an Intel Xeon with AMX).
+# products of floats differ between kinds. On CPUs without AMX set BF16=false. It took 88 minutes
+# beside other work (2026-11-30, 2 CPUs of an Intel Xeon with AMX).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 work=target/models
