@@ -5,6 +5,7 @@ mod grid;
 mod http;
 mod others;
 mod peak;
+mod products;
 mod report;
 mod stream;
 mod texts;
@@ -49,7 +50,7 @@ pub(super) struct BenchArgs {
     /// Numbers of threads to measure with, e.g. 1,2; when left out 1 and engine.threads
     #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = thread_count)]
     threads: Vec<usize>,
-    /// Sections to measure; when left out peak and grid, and with --texts also stream, tokenizer and http
+    /// Sections to measure; when left out peak, products and grid, and with --texts also stream, tokenizer and http
     #[arg(long, value_name = "SECTION,...", value_delimiter = ',')]
     only: Vec<SectionName>,
     /// Cells of the grid, sequences x tokens of each, e.g. 1x16,8x128
@@ -81,6 +82,8 @@ const PASSES: usize = 3;
 enum SectionName {
     /// The integer peak of this machine
     Peak,
+    /// The model's int8 products alone, beside the peak of the same moment
+    Products,
     /// One batch at a time, of equal sequences
     Grid,
     /// The texts in their order, in batches of 32
@@ -92,6 +95,11 @@ enum SectionName {
 }
 
 impl SectionName {
+    /// Whether it measures what only an int8 model has, or is served with.
+    fn needs_int8(self) -> bool {
+        matches!(self, SectionName::Products | SectionName::Http)
+    }
+
     /// As in `--only`.
     fn name(self) -> String {
         self.to_possible_value().map_or(String::new(), |value| value.get_name().to_string())
@@ -115,7 +123,10 @@ pub(super) fn run(args: BenchArgs, common: &Common) -> anyhow::Result<()> {
     let kernels = kernels(&settings)?;
     let folder = model_folder(&args.model, &settings)?;
     let sections = sections(&args)?;
-    ensure!(!args.float || !sections.contains(&SectionName::Http), "--only http needs int8, which is what is served");
+    ensure!(
+        !args.float || !sections.iter().any(|s| s.needs_int8()),
+        "--only products and http need int8; remove --float"
+    );
     args.html.as_deref().map(ensure_writable).transpose()?;
     let precision = if args.float { Precision::Float } else { Precision::Int8 };
     let model = Loader::new(kernels, precision).load(&args.model, &folder)?;
@@ -132,6 +143,7 @@ pub(super) fn run(args: BenchArgs, common: &Common) -> anyhow::Result<()> {
         let began = CpuTime::now();
         let found = match section {
             SectionName::Peak => vec![bench.peaks.section()],
+            SectionName::Products => vec![products::run(&bench)],
             SectionName::Grid => vec![grid::run(&bench, &args.cells)?],
             SectionName::Stream => vec![stream::run(&bench, bench.texts()?)],
             SectionName::Tokenizer => vec![tokenizer::run(&bench, bench.texts()?, &report)?],
@@ -170,9 +182,8 @@ fn sections(args: &BenchArgs) -> anyhow::Result<Vec<SectionName>> {
     let of_texts = |s: &SectionName| matches!(s, SectionName::Stream | SectionName::Tokenizer | SectionName::Http);
     let all = SectionName::value_variants().iter().copied();
     if args.only.is_empty() {
-        let can_run = |section: &SectionName| match section {
-            SectionName::Http if args.float => false,
-            section => args.texts.is_some() || !of_texts(section),
+        let can_run = |section: &SectionName| {
+            !(args.float && section.needs_int8()) && (args.texts.is_some() || !of_texts(section))
         };
         return Ok(all.filter(can_run).collect());
     }

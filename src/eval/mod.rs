@@ -15,6 +15,7 @@ pub mod latency;
 pub mod metrics;
 pub mod multi_label;
 pub mod paired;
+pub mod products;
 pub mod rouge;
 pub mod rounds;
 pub mod speed;

@@ -11,7 +11,7 @@ use crate::text::{Tokenizer, TokenizerError};
 use super::rounds::{Budget, Queue, Times, apart, together};
 
 /// Steps of a peak's run: about 0.1 ms.
-const PEAK_STEPS: u32 = 32_768;
+pub(super) const PEAK_STEPS: u32 = 32_768;
 /// Texts that a thread tokenizes before it takes the next ones.
 const TEXTS_TAKEN: usize = 32;
 

@@ -119,6 +119,30 @@ fn the_peak_of_the_forced_kernels_is_what_percentages_are_of() {
 }
 
 #[test]
+fn products_of_the_first_layer_are_measured_beside_the_peak() {
+    for kernels in octet::kernels::Kernels::available() {
+        let setting = format!("engine.isa={}", kernels.isa());
+        let report = json(&["--set", &setting, "--threads", "1", "--only", "products"]);
+        let found = rows(&report, "products");
+        if kernels.multiply_instruction().is_none() {
+            assert!(found.is_empty(), "the scalar kernels have no peak: {report}");
+            continue;
+        }
+        let sizes: Vec<_> =
+            found.iter().map(|row| ["outputs", "inputs", "rows"].map(|name| row[name].as_u64())).collect();
+        let expected = [[32, 32], [32, 64], [64, 32], [96, 32]];
+        let expected = expected.iter().flat_map(|[n, k]| [16, 32, 128, 256, 512].map(|m| [*n, *k, m].map(Some)));
+        assert_eq!(sizes, expected.collect::<Vec<_>>());
+        for figures in found.iter().flat_map(|row| [&row["repeated"], &row["in_turn"]]) {
+            let percent = |name: &str| figures[name].as_f64().unwrap_or_else(|| panic!("{name} of {figures}"));
+            assert!(percent("macs_per_second") > 0.0 && percent("p10_percent") > 0.0, "{figures}");
+            assert!(percent("p10_percent") <= percent("percent_of_peak"), "{figures}");
+            assert!(percent("percent_of_peak") <= percent("p90_percent"), "{figures}");
+        }
+    }
+}
+
+#[test]
 fn the_page_shows_every_section_and_needs_no_other_file() {
     let folder = tempfile::tempdir().unwrap();
     let (file, _) = texts(folder.path());
@@ -129,6 +153,7 @@ fn the_page_shows_every_section_and_needs_no_other_file() {
     let html = std::fs::read_to_string(page).unwrap();
     for part in [
         "<h2>Peak",
+        "<h2>Products",
         "<h2>Grid",
         "<h2>Stream",
         "<h2>Tokenizer",
@@ -138,7 +163,7 @@ fn the_page_shows_every_section_and_needs_no_other_file() {
     ] {
         assert!(html.contains(part), "no {part} in {html}");
     }
-    assert_eq!(html.matches("<svg").count(), 7, "{html}");
+    assert_eq!(html.matches("<svg").count(), 8, "{html}");
     assert_eq!(html.matches("<svg").count(), html.matches("</svg>").count(), "{html}");
     for reference in ["<script", "<link", "<img", "src=", "href=", "url(", "@import", "http://", "https://"] {
         assert!(!html.contains(reference), "the page refers to another file: {reference}");
@@ -160,6 +185,7 @@ fn tables_say_what_was_left_out() {
 fn what_cannot_be_measured_is_refused_with_what_to_do() {
     for (args, said) in [
         (vec!["--only", "stream"], "add --texts FILE"),
+        (vec!["--float", "--only", "products"], "need int8; remove --float"),
         (vec!["--cells", "1x65"], "at most 64 tokens"),
         (vec!["--cells", "1-65"], "found \"1-65\", expected sequences x tokens"),
         (vec!["--threads", "0"], "expected 1 to 1024 threads"),
