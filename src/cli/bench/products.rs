@@ -11,7 +11,7 @@ use crate::plot::{BarSeries, Bars};
 use super::Bench;
 use super::report::Section;
 
-/// Rows of activations, from a short text to more than the encoder multiplies at a time, which are 256.
+/// Rows of activations, from a short text to twice as many as the encoder takes through its feed-forward network at a time.
 const ROWS: [usize; 5] = [16, 32, 128, 256, 512];
 
 /// What was found for some rows times a matrix `[n, k]`.
