@@ -7,19 +7,28 @@ use crate::architectures::{
 };
 use crate::checkpoint::{CheckpointError, Weights};
 use crate::kernels::affine::Inputs;
-use crate::kernels::{self, Arena, AttentionScratch, Kernels, LayerNorm, PackedWeights, QuantizedRows};
+use crate::kernels::{
+    self, AlignedVec, Arena, AttentionScratch, Isa, Kernels, LayerNorm, PackedWeights, QuantizedRows,
+};
 
 use super::embeddings::{Embeddings, Norm};
-use super::matrix::{Entering, Matrix};
+use super::matrix::{Entering, Matrix, MatrixScratch};
 use super::team::Team;
 use super::workspace::{Workspace, sized};
 
 mod divided;
 
-/// Tokens that run through all layers together, and of a longer sequence the rows that run through everything after
-/// attention together. Each such block reads all weights again, from the third-level cache or from memory; its
-/// activations come from the second-level one, or not far from there.
+/// Tokens that run through all layers together. Each such chunk reads all weights again, from the third-level cache or
+/// from memory.
 const CHUNK_TOKENS: usize = 256;
+
+/// Rows that run through half a layer together, attention's half or the feed-forward network's. What is between its
+/// matrices then stays in the second-level cache, beside the weights of this half, which the chunk's next block meets
+/// there; those of a layer have 0.6 and 1.2 MB at 384 channels.
+const BLOCK_ROWS: usize = 48;
+
+/// The same on tiles, which take as long for a few rows as the weights take to come.
+const BLOCK_ROWS_ON_TILES: usize = CHUNK_TOKENS;
 
 /// A post-norm encoder with weights in integers, activations in u8 (one scale and zero point per token, or one for all)
 /// and f32 in between; layers that stay float run in f32. Attention is in 16 bits everywhere.
@@ -96,27 +105,31 @@ impl Int8Encoder {
     /// Runs the sequences of one chunk through all layers, and hands the hidden states of each to `see`.
     fn run_chunk(&self, batch: &RaggedBatch, sequences: Range<usize>, w: &mut Workspace, see: &mut dyn FnMut(&[f32])) {
         let width = self.spec.hidden_size;
-        let offset = batch.starts[sequences.start];
-        let rows = |sequence: usize| batch.starts[sequence] - offset..batch.starts[sequence + 1] - offset;
+        let starts = &batch.starts[sequences.start..=sequences.end];
+        let rows = |first: usize, end: usize| starts[first] - starts[0]..starts[end] - starts[0];
         let mut hidden = std::mem::take(&mut w.hidden);
-        hidden.resize((batch.starts[sequences.end] - offset) * width);
-        for sequence in sequences.clone() {
-            let rows = rows(sequence);
-            let embedded = &mut hidden.as_mut_slice()[rows.start * width..rows.end * width];
+        hidden.resize(rows(0, sequences.len()).len() * width);
+        for (nth, sequence) in sequences.clone().enumerate() {
+            let rows = rows(nth, nth + 1);
+            let embedded = &mut hidden.as_mut_slice()[values(&rows, width)];
             self.embeddings.lookup(self.kernels, batch, sequence, 0..rows.len(), embedded);
         }
         self.run_layers(hidden.as_mut_slice(), w, |_, layer, hidden, w| {
-            let (tokens, width) = (hidden.len() / width, self.attention_width(layer));
-            let qkv = sized(&mut w.qkv, tokens * 3 * width);
-            layer.qkv.product(self.kernels, hidden, &w.hidden_q, &mut w.matrix, qkv);
-            let context = sized(&mut w.context, tokens * width);
-            for rows in sequences.clone().map(rows) {
-                let own = &qkv[rows.start * 3 * width..rows.end * 3 * width];
-                let context = &mut context[rows.start * width..rows.end * width];
-                self.attend(layer, own, &[own], &mut w.attention, context);
+            let context_width = self.attention_width(layer);
+            let context = sized(&mut w.context, hidden.len() / width * context_width);
+            for block in runs(starts, self.block_rows()) {
+                let block_rows = rows(block.start, block.end);
+                let (hidden, qkv) = (&hidden[values(&block_rows, width)], &mut w.qkv);
+                let mut qkv = &*self.project(layer, hidden, qkv, &mut w.block_q, &mut w.matrix);
+                for rows in block.map(|nth| rows(nth, nth + 1)) {
+                    let own = qkv.split_off(..rows.len() * 3 * context_width).expect("the block's rows are these");
+                    let context = &mut context[values(&rows, context_width)];
+                    self.attend(layer, own, &[own], &mut w.attention, context);
+                }
             }
         });
-        sequences.map(rows).for_each(|rows| see(&hidden.as_slice()[rows.start * width..rows.end * width]));
+        let hidden_of = |nth| &hidden.as_slice()[values(&rows(nth, nth + 1), width)];
+        (0..sequences.len()).for_each(|nth| see(hidden_of(nth)));
         w.hidden = hidden;
     }
 
@@ -129,8 +142,7 @@ impl Int8Encoder {
         self.run_layers(hidden.as_mut_slice(), w, |index, layer, hidden, w| {
             let width = self.attention_width(layer);
             team.publish(index, member, |slot| {
-                let qkv = sized(slot, rows.len() * 3 * width);
-                layer.qkv.product(self.kernels, hidden, &w.hidden_q, &mut w.matrix, qkv);
+                self.project(layer, hidden, slot, &mut w.block_q, &mut w.matrix);
             });
             team.wait();
             let context = sized(&mut w.context, rows.len() * width);
@@ -146,29 +158,22 @@ impl Int8Encoder {
         team.wait();
     }
 
-    /// Embedded `hidden` → norm → all layers, in place; `attention` turns `hidden`, also as `hidden_q`, into `context`.
+    /// Rows that run through half a layer together.
+    fn block_rows(&self) -> usize {
+        if self.kernels.isa() == Isa::AmxInt8 { BLOCK_ROWS_ON_TILES } else { BLOCK_ROWS }
+    }
+
+    /// Embedded `hidden` → norm → all layers, in place; `attention` turns `hidden` into `context`.
     fn run_layers(
         &self,
         hidden: &mut [f32],
         w: &mut Workspace,
         attention: impl Fn(usize, &Layer, &[f32], &mut Workspace),
     ) {
-        let norm = self.embeddings.norm.get();
-        match self.layers.first().map_or(Entering::FLOAT, |layer| layer.qkv.entering()) {
-            Entering { inputs: Inputs::Dynamic, smoothing } => {
-                self.kernels.layer_norm_quantize(norm, hidden, smoothing, &mut w.hidden_q);
-            }
-            entering => {
-                self.kernels.layer_norm(norm, hidden);
-                entering.quantize(self.kernels, hidden, self.spec.hidden_size, &mut w.hidden_q);
-            }
-        }
+        self.kernels.layer_norm(self.embeddings.norm.get(), hidden);
         for (index, layer) in self.layers.iter().enumerate() {
             attention(index, layer, hidden, w);
             self.after_attention(layer, hidden, w);
-            if let Some(next) = self.layers.get(index + 1) {
-                next.qkv.entering().quantize(self.kernels, hidden, self.spec.hidden_size, &mut w.hidden_q);
-            }
         }
     }
 
@@ -205,6 +210,22 @@ impl Int8Encoder {
         layer.sizes.num_heads * self.spec.head_dim
     }
 
+    /// Queries, keys and values of rows, `[rows, 3 heads * head_dim]`.
+    fn project<'a>(
+        &self,
+        layer: &Layer,
+        hidden: &[f32],
+        out: &'a mut AlignedVec<f32>,
+        rows: &mut QuantizedRows,
+        scratch: &mut MatrixScratch,
+    ) -> &'a mut [f32] {
+        let width = self.spec.hidden_size;
+        let out = sized(out, hidden.len() / width * layer.qkv.n());
+        layer.qkv.entering().quantize(self.kernels, hidden, width, rows);
+        layer.qkv.product(self.kernels, hidden, rows, scratch, out);
+        out
+    }
+
     fn attend(
         &self,
         layer: &Layer,
@@ -221,7 +242,8 @@ impl Int8Encoder {
         let (width, inner_width) = (self.spec.hidden_size, layer.sizes.intermediate_size);
         let context_width = self.attention_width(layer);
         let context = &w.context.as_slice()[..hidden.len() / width * context_width];
-        let blocks = hidden.chunks_mut(CHUNK_TOKENS * width).zip(context.chunks(CHUNK_TOKENS * context_width));
+        let block = self.block_rows();
+        let blocks = hidden.chunks_mut(block * width).zip(context.chunks(block * context_width));
         for (hidden, context) in blocks {
             let rows = hidden.len() / width;
             let projected = sized(&mut w.projected, rows * width);
@@ -260,7 +282,7 @@ impl Encoder for Int8Encoder {
 
     fn forward_each(&self, batch: &RaggedBatch, workspace: &mut EncoderWorkspace, see: &mut dyn FnMut(&[f32])) {
         let workspace = own(workspace);
-        for sequences in chunks(&batch.starts) {
+        for sequences in runs(&batch.starts, CHUNK_TOKENS) {
             self.run_chunk(batch, sequences, workspace, see);
         }
     }
@@ -334,13 +356,18 @@ fn activation(spec: &EncoderSpec) -> kernels::Activation {
     }
 }
 
-/// Cuts a batch into runs of whole sequences of at most [`CHUNK_TOKENS`] tokens; a longer sequence is its own run.
-fn chunks(starts: &[usize]) -> impl Iterator<Item = Range<usize>> + '_ {
+/// Where the values of some rows are.
+fn values(rows: &Range<usize>, width: usize) -> Range<usize> {
+    rows.start * width..rows.end * width
+}
+
+/// Cuts a batch into runs of whole sequences of at most `limit` tokens; a longer sequence is its own run.
+fn runs(starts: &[usize], limit: usize) -> impl Iterator<Item = Range<usize>> + '_ {
     let sequences = starts.len() - 1;
     let mut next = 0;
     std::iter::from_fn(move || {
         let start = next;
-        while next < sequences && (next == start || starts[next + 1] - starts[start] <= CHUNK_TOKENS) {
+        while next < sequences && (next == start || starts[next + 1] - starts[start] <= limit) {
             next += 1;
         }
         (start < next).then_some(start..next)
@@ -352,14 +379,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chunks_hold_whole_sequences_within_the_limit() {
+    fn runs_hold_whole_sequences_within_the_limit() {
         let cut = |lengths: &[usize]| {
             let mut starts = vec![0];
             starts.extend(lengths.iter().scan(0, |sum, l| {
                 *sum += l;
                 Some(*sum)
             }));
-            chunks(&starts).map(|r| (r.start, r.end)).collect::<Vec<_>>()
+            runs(&starts, 256).map(|r| (r.start, r.end)).collect::<Vec<_>>()
         };
         assert!(cut(&[]).is_empty());
         assert_eq!(cut(&[1]), [(0, 1)]);

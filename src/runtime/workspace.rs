@@ -9,9 +9,7 @@ use super::matrix::MatrixScratch;
 pub struct Workspace {
     /// Hidden states of the chunk, `[tokens, hidden]`.
     pub(super) hidden: AlignedVec<f32>,
-    /// Hidden states of the chunk in integers, `[tokens, hidden]`.
-    pub(super) hidden_q: QuantizedRows,
-    /// Queries, keys and values, `[tokens, 3 heads * head_dim]`.
+    /// Queries, keys and values of a block, `[tokens, 3 heads * head_dim]`.
     pub(super) qkv: AlignedVec<f32>,
     /// Attention output, `[tokens, heads * head_dim]`.
     pub(super) context: AlignedVec<f32>,

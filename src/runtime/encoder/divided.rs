@@ -53,7 +53,7 @@ impl Int8Encoder {
         self.embeddings.lookup(kernels, batch, 0, own_rows.clone(), sized(&mut hidden, own_rows.len() * width));
         let hidden_rows = hidden.as_mut_slice();
         let smoothing = self.layers.first().and_then(|layer| layer.qkv.entering().smoothing);
-        part.join_rows(&mut w.hidden_q, |own| {
+        part.join_rows(&mut w.block_q, |own| {
             kernels.layer_norm_quantize(self.embeddings.norm.get(), hidden_rows, smoothing, own)
         });
         let mut layers = self.layers.iter().peekable();
@@ -78,7 +78,7 @@ impl Int8Encoder {
                 let smoothing = next.qkv.entering().smoothing;
                 let quantize =
                     |own: &mut _| kernels.add_layer_norm_quantize(norm, projected, hidden_rows, smoothing, own);
-                part.join_rows(&mut w.hidden_q, quantize);
+                part.join_rows(&mut w.block_q, quantize);
             } else {
                 kernels.add_layer_norm(norm, projected, hidden_rows);
             }
@@ -97,7 +97,7 @@ impl Int8Encoder {
             for (nth, start) in [0, all, 2 * all].into_iter().enumerate() {
                 let columns = start + own.start..start + own.end;
                 let out = &mut qkv[nth * own_width..];
-                layer.qkv.product_of_columns(self.kernels, &w.hidden_q, columns, out, 3 * own_width);
+                layer.qkv.product_of_columns(self.kernels, &w.block_q, columns, out, 3 * own_width);
             }
             let (heads, head_dim) = (own_width / self.spec.head_dim, self.spec.head_dim);
             self.kernels.attention(qkv, &[qkv], heads, head_dim, &mut w.attention, context);
