@@ -100,13 +100,18 @@ pub fn describe(config: &ModelConfig, has: &dyn Fn(&str) -> bool) -> Result<Arch
 /// `head.out`.
 pub fn trained_head(config: &ModelConfig) -> Option<HeadSpec> {
     let head = &config.octet.as_ref()?.head;
-    let (hidden, outputs) = (config.hidden_size, config.labels.len() + usize::from(head.value.is_some()));
-    let layers = vec![
-        DenseSpec { names: LinearNames::of("head.dense", hidden, hidden), activation: Some(DenseActivation::Tanh) },
-        DenseSpec { names: LinearNames::of("head.out", outputs, hidden), activation: None },
-    ];
+    let outputs = config.labels.len() + usize::from(head.value.is_some());
+    let layers = trained_layers(config.hidden_size, outputs);
     let spec = Source { config, has: &|_| true }.head(head.pooling, layers);
     Some(HeadSpec { value: head.value.clone(), ..spec })
+}
+
+/// The layers of [`trained_head`], for an encoder of width `hidden`.
+pub fn trained_layers(hidden: usize, outputs: usize) -> Vec<DenseSpec> {
+    vec![
+        DenseSpec { names: LinearNames::of("head.dense", hidden, hidden), activation: Some(DenseActivation::Tanh) },
+        DenseSpec { names: LinearNames::of("head.out", outputs, hidden), activation: None },
+    ]
 }
 
 fn layer_spec(layer: &LayerConfig) -> LayerSpec {

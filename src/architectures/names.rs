@@ -75,6 +75,12 @@ impl LayerNames {
     pub fn linears(&self) -> [&LinearNames; 6] {
         [&self.query, &self.key, &self.value, &self.attention_output, &self.ffn_up, &self.ffn_down]
     }
+
+    /// [`LayerNames::linears`], to be given other sizes.
+    pub fn linears_mut(&mut self) -> [&mut LinearNames; 6] {
+        let LayerNames { query, key, value, attention_output, ffn_up, ffn_down, .. } = self;
+        [query, key, value, attention_output, ffn_up, ffn_down]
+    }
 }
 
 /// The weights of a whole encoder.

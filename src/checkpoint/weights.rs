@@ -99,6 +99,17 @@ pub(super) struct WeightFile {
 const CHUNK_BYTES: usize = 1 << 20;
 
 impl Weights {
+    /// Tensors that are in no file, each with how its inputs are quantized when it is the weight of a linear layer. What
+    /// is float stays float, as in a folder that says how it is quantized.
+    pub fn in_memory(tensors: impl IntoIterator<Item = (String, (Tensor, Inputs))>) -> Self {
+        Weights {
+            shards: Vec::new(),
+            entries: BTreeMap::new(),
+            quantization: Some(QuantizationConfig::default()),
+            replaced: tensors.into_iter().collect(),
+        }
+    }
+
     /// Opens the weight files of a folder and checks that they are still those that were seen before.
     pub(super) fn open_files(
         folder: &Path,

@@ -108,7 +108,7 @@ impl Linear {
         match (weight, precision) {
             (checkpoint::Tensor::Quantized(mut weights), Precision::AsStored(kernels)) if inputs != Inputs::Float => {
                 let smoothing = std::mem::take(&mut weights.smoothing);
-                if weights.scheme.is_per_row() && inputs == Inputs::Dynamic {
+                if weights.is_per_row() && inputs == Inputs::Dynamic {
                     let scales = weights.row_scales();
                     let packed = PackedWeights::pack(kernels, &weights.values, &scales, Some(&bias), n, k);
                     return Linear::Int8(Int8Linear::new(kernels, packed, smoothing));

@@ -1,6 +1,7 @@
 //! From the hidden states of one sequence to one row: pooling, then an optional stack of dense layers.
 
-use crate::architectures::{DenseActivation, Pooling};
+use crate::architectures::{DenseActivation, DenseSpec, Pooling};
+use crate::checkpoint::{CheckpointError, Weights};
 use crate::kernels::{FloatWeights, Kernels};
 
 use super::Row;
@@ -23,6 +24,25 @@ pub struct Head {
 }
 
 impl Head {
+    /// A head with the weights of its layers, from `weights`.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] naming a weight that is missing or has another shape.
+    pub fn load(
+        pooling: Pooling,
+        layers: &[DenseSpec],
+        kernels: Kernels,
+        weights: &mut Weights,
+    ) -> Result<Self, CheckpointError> {
+        let dense = |layer: &DenseSpec| {
+            let names = &layer.names;
+            let weight = weights.take(&names.weight, &[names.outputs, names.inputs])?.into_f32();
+            let bias = weights.take(&names.bias, &[names.outputs])?.into_f32();
+            Ok(Dense::new(kernels, &weight, &bias, layer.activation))
+        };
+        Ok(Head { pooling, layers: layers.iter().map(dense).collect::<Result<_, _>>()? })
+    }
+
     /// Hidden states of one sequence, `[tokens, width]` → one row.
     ///
     /// Sums run in a fixed order in f32, so a row depends on its sequence alone.

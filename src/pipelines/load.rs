@@ -146,9 +146,11 @@ impl Loader {
                 (described, loaded)
             }
         };
-        let head =
-            architecture.head.as_ref().map(|spec| Ok::<_, LoadError>((spec, head(spec, self.kernels, &mut weights)?)));
-        let mut model = assemble(id, &dir, &architecture, loaded, head.transpose()?)?;
+        let head = match &architecture.head {
+            Some(spec) => Some((spec, Head::load(spec.pooling, &spec.layers, self.kernels, &mut weights)?)),
+            None => None,
+        };
+        let mut model = assemble(id, &dir, &architecture, loaded, head)?;
         let (counted, expected) =
             (model.info.reference.as_ref().and_then(|r| r.labels.as_ref()), model.info.labels.len());
         if let Some(found) = counted.map(Vec::len).filter(|found| *found != expected) {
@@ -223,18 +225,6 @@ impl Loader {
 
 fn size(component: &'static str, dtype: &'static str, bytes: u64) -> ComponentSize {
     ComponentSize { component, dtype, bytes }
-}
-
-/// Takes the head's weights.
-fn head(spec: &HeadSpec, kernels: Kernels, weights: &mut Weights) -> Result<Head, CheckpointError> {
-    let mut layers = Vec::new();
-    for layer in &spec.layers {
-        let names = &layer.names;
-        let weight = weights.take(&names.weight, &[names.outputs, names.inputs])?.into_f32();
-        let bias = weights.take(&names.bias, &[names.outputs])?.into_f32();
-        layers.push(Dense::new(kernels, &weight, &bias, layer.activation));
-    }
-    Ok(Head { pooling: spec.pooling, layers })
 }
 
 /// Puts the pipelines together: a head classifies; without one, pooled vectors embed and rank sentences.

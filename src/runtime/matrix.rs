@@ -208,7 +208,7 @@ impl Matrix {
 fn are_alike(stack: &[(Weight, Inputs, Vec<f32>)]) -> bool {
     let [(Weight::Integers(first), inputs, _), ..] = stack else { return false };
     let alike = |(weight, own, _): &(Weight, Inputs, Vec<f32>)| match weight {
-        Weight::Integers(q) => q.scheme.is_per_row() && own == inputs && q.smoothing == first.smoothing,
+        Weight::Integers(q) => q.is_per_row() && own == inputs && q.smoothing == first.smoothing,
         Weight::Float(_) => false,
     };
     *inputs != Inputs::Float && stack.iter().all(alike)
@@ -226,7 +226,7 @@ impl Part {
             Weight::Integers(q) if inputs == Inputs::Float => return float(&q.dequantize()),
             Weight::Integers(q) => q,
         };
-        let product = if q.scheme.is_per_row() {
+        let product = if q.is_per_row() {
             let mut packed = PackedWeights::pack(kernels, &q.values, &q.row_scales(), Some(bias), n, k);
             packed.move_to(arena);
             Product::Int8(packed)
@@ -293,7 +293,7 @@ impl Table {
         let tensor = weights.take(&name.weight, &[name.rows, width])?;
         Ok(match as_served(tensor, weights) {
             Weight::Float(values) => Table::Float(values),
-            Weight::Integers(q) if q.scheme.is_per_row() && q.smoothing.is_empty() => {
+            Weight::Integers(q) if q.is_per_row() && q.smoothing.is_empty() => {
                 Table::Int8 { scale: q.row_scales(), values: q.values }
             }
             Weight::Integers(q) => Table::Integers(q),

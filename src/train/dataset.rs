@@ -89,6 +89,9 @@ pub struct ValueScale {
 }
 
 impl ValueScale {
+    /// Of numbers that are standardized already.
+    pub const STANDARDIZED: ValueScale = ValueScale { mean: 0.0, deviation: 1.0 };
+
     /// Of the ratings of these examples; a constant keeps its size.
     pub fn of(examples: &[Example]) -> Self {
         let ratings: Vec<f64> = examples.iter().filter_map(|e| e.rating).collect();

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
-use candle_core::Tensor;
 use candle_core::backprop::GradStore;
+use candle_core::{Device, Tensor};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
+use rayon::prelude::*;
 
 use crate::architectures::ProblemType;
 use crate::checkpoint::{self, LayerConfig};
@@ -53,7 +54,8 @@ pub struct FineTuned {
     pub dev: DevScores,
     /// Softmax temperature that minimizes dev's negative log likelihood (Guo et al. 2017), for one class per text.
     pub temperature: Option<f32>,
-    /// What these weights make of dev, `[examples][outputs]`; numbers are standardized.
+    /// What this network makes of dev, `[examples][outputs]`; numbers are standardized. When training was
+    /// quantization-aware these are the outputs of the exported folder, bit for bit.
     pub dev_outputs: Vec<Vec<f32>>,
     /// What the run was like.
     pub history: History,
@@ -280,17 +282,29 @@ impl<'a> Run<'a> {
         Ok(self.optimizer.step(&steps, self.settings.clip)?)
     }
 
-    /// Scores of dev, and the outputs they are of.
+    /// Scores of dev, and the outputs they are of: of a network that is fake-quantized those of the folder that would be
+    /// written of it, by the executor that serves.
     fn score(&self, dev: &Dataset) -> Result<(DevScores, Vec<Vec<f32>>), TrainError> {
         let plain = FineTuneSettings { label_smoothing: 0.0, ..self.settings.clone() };
         let (mut rows, mut total) = (Vec::with_capacity(dev.len()), 0.0);
         let indices: Vec<usize> = (0..dev.len()).collect();
-        for chosen in indices.chunks(DEV_TEXTS) {
-            let outputs = self.network.forward(&dev.batch(chosen), Dropout::NONE)?;
+        let chunks = indices.par_chunks(DEV_TEXTS);
+        let logits: Vec<Tensor> = match self.network.is_quantized() {
+            true => {
+                let model = self.network.served(&self.network.snapshot()?, self.lesson.task)?;
+                let rows = |chosen| model.rows(&dev.batch(chosen), &mut model.encoder.workspace());
+                chunks.map(|chosen| Tensor::new(rows(chosen), &Device::Cpu)).collect::<Result<_, _>>()?
+            }
+            false => {
+                let logits = |chosen| Ok(self.network.forward(&dev.batch(chosen), Dropout::NONE)?.logits);
+                indices.chunks(DEV_TEXTS).map(logits).collect::<candle_core::Result<_>>()?
+            }
+        };
+        for (chosen, logits) in indices.chunks(DEV_TEXTS).zip(logits) {
             let items: Vec<&Item> = chosen.iter().map(|i| &dev.items[*i]).collect();
-            let loss = loss(&outputs.logits, &items, self.lesson.task, self.position.scale, &plain)?;
+            let loss = loss(&logits, &items, self.lesson.task, self.position.scale, &plain)?;
             total += f64::from(loss.to_scalar::<f32>()?) * chosen.len() as f64;
-            rows.extend(outputs.logits.to_vec2::<f32>()?);
+            rows.extend(logits.to_vec2::<f32>()?);
         }
         let mean = (total / dev.len() as f64) as f32;
         Ok((DevScores::of(mean, &rows, &dev.items, self.lesson.task), rows))

@@ -1,17 +1,23 @@
 //! An encoder and a head, as variables.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use candle_core::{Device, Tensor, Var};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::architectures::{self, Encoder, EncoderNames, HeadSpec, LayerNames, Pooling, RaggedBatch};
+use crate::architectures::{
+    self, Encoder, EncoderNames, EncoderSpec, HeadSpec, LayerNames, LayerSpec, Pooling, RaggedBatch,
+};
 use crate::checkpoint::{self, LayerConfig, ModelDir, Weights};
+use crate::kernels::Kernels;
 use crate::kernels::affine::{Granularity, Inputs, QuantizedWeights};
 use crate::nn::{
     CandleEncoder, Dropout, Enters, FakeQuantization, Products, Trainable, input_scale, linear, weight_scale,
 };
+use crate::pipelines::{Head, SequenceModel};
+use crate::runtime::Int8Encoder;
 
 use super::prune::Kept;
 use super::{Task, TrainError, ValueScale};
@@ -30,7 +36,9 @@ pub struct Network {
     /// Which variable the word embeddings are.
     words: usize,
     head: [Tensor; 4],
-    /// Names of tensors that get another number, when some layers are left out.
+    /// Names of the tensors of the encoder that is written, before pruning.
+    names: EncoderNames,
+    /// Names of tensors that get another number there, when some layers are left out.
     renamed: BTreeMap<String, String>,
     /// The heads and neurons of each block.
     layers: Vec<LayerConfig>,
@@ -138,6 +146,7 @@ impl Network {
         check_encoder(dir)?;
         let mut weights = dir.weights()?;
         let mut architecture = architectures::describe(dir.config(), &|name| weights.contains(name))?;
+        let mut written = architecture.encoder.clone();
         let renamed = match &options.layers {
             Some(kept) => keep_layers(&mut architecture.encoder, kept)?,
             None => BTreeMap::new(),
@@ -150,6 +159,7 @@ impl Network {
             architecture.spec.layers = kept.iter().map(|index| architecture.spec.layers[*index]).collect();
         }
         let names = &architecture.encoder;
+        written.layers.truncate(names.layers.len());
         let quantization = quantization(names, &renamed, architecture.spec.hidden_size, &options.quantization)?;
         let mut parameters = Trainable::new(&mut weights).quantized(quantization.clone()).products(options.products);
         let encoder = CandleEncoder::build(&architecture.spec, names, &mut parameters, 1)?;
@@ -173,7 +183,8 @@ impl Network {
         let scale = |(name, var): (String, Var)| Variable { name, var, part: Part::Scales, decay: false };
         variables.extend(scales.into_iter().map(scale));
         let (pooling, head) = (options.pooling, tensors);
-        Ok(Network { encoder, pooling, variables, words, head, renamed, layers, matrices, quantization })
+        let names = written;
+        Ok(Network { encoder, pooling, variables, words, head, names, renamed, layers, matrices, quantization })
     }
 
     /// Number of transformer blocks.
@@ -313,6 +324,32 @@ impl Network {
     /// Width of an attention head.
     pub(super) fn head_dim(&self) -> usize {
         self.encoder.spec().head_dim
+    }
+
+    /// Whether something of it is fake-quantized.
+    pub(super) fn is_quantized(&self) -> bool {
+        !self.quantization.is_empty()
+    }
+
+    /// The network as the folder that is written of a snapshot serves: the integers that are stored, on the executor that
+    /// serves. Numbers stay standardized.
+    pub(super) fn served(&self, values: &[Vec<f32>], task: &Task) -> Result<SequenceModel, TrainError> {
+        let float = |(name, tensor)| (name, (tensor, Inputs::Float));
+        let integers = |(name, (weights, inputs))| (name, (checkpoint::Tensor::Quantized(weights), inputs));
+        let floats = self.tensors(values, task, ValueScale::STANDARDIZED).into_iter().map(float);
+        let mut weights = Weights::in_memory(floats.chain(self.stored(values).into_iter().map(integers)));
+        let mut names = self.names.clone();
+        for (layer, matrices) in names.layers.iter_mut().zip(&self.matrices) {
+            for (linear, [weight, _]) in layer.linears_mut().into_iter().zip(matrices) {
+                (linear.outputs, linear.inputs) = self.variables[*weight].var.dims2()?;
+            }
+        }
+        let layer = |l: &LayerConfig| LayerSpec { num_heads: l.heads.len(), intermediate_size: l.intermediate_size };
+        let spec = EncoderSpec { layers: self.layers.iter().map(layer).collect(), ..self.encoder.spec().clone() };
+        let (kernels, head) = (Kernels::detect(), architectures::trained_layers(spec.hidden_size, task.outputs()));
+        let encoder = Int8Encoder::load(spec, &names, &mut weights, kernels)?;
+        let head = Head::load(self.pooling, &head, kernels, &mut weights)?;
+        Ok(SequenceModel { encoder: Arc::new(encoder), head: Arc::new(head) })
     }
 
     /// The values of every variable, in order.

@@ -55,6 +55,11 @@ impl QuantizedWeights {
         }
     }
 
+    /// Whether each row has one scale and no zero point, so that an integer product takes it as it is.
+    pub fn is_per_row(&self) -> bool {
+        self.scheme.symmetric && self.groups() == 1
+    }
+
     /// One scale per row, for schemes with at most that many.
     ///
     /// # Panics
