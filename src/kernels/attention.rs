@@ -59,10 +59,9 @@ pub struct AttentionScratch {
     rows: AlignedVec<i16>,
     /// Queries of one head, pairs of channels: `[head_dim / 2][16 * groups]`.
     queries: AlignedVec<i32>,
-    /// Scores of a block of keys, `[128][16 * groups]`.
+    /// Scores of a block of keys, `[128][16 * groups]`. On vectors the bits of weights then take the place of every second
+    /// row, pairs of tokens.
     scores: AlignedVec<f32>,
-    /// Weights of a block of keys, pairs of tokens: `[64][16 * groups]`.
-    weights: AlignedVec<i32>,
     /// Weighted sums of values, `[head_dim][16 * groups]`.
     totals: AlignedVec<f32>,
     /// What only tiles need.
@@ -85,7 +84,6 @@ impl AttentionScratch {
         self.rows.resize(LANES * shape.padded_dim());
         self.queries.resize(shape.padded_dim() / 2 * columns);
         self.scores.resize(KEY_BLOCK * columns);
-        self.weights.resize(KEY_BLOCK / 2 * columns);
         self.totals.resize(shape.padded_dim() * columns);
         #[cfg(target_arch = "x86_64")]
         self.bytes.reserve(shape);

@@ -5,7 +5,7 @@
 use std::f32::consts::LOG2_E;
 
 use super::slices::{load_up_to_16, store, store_ints};
-use super::{Attention, AttentionScratch, Head, VALUE_MAX};
+use super::{Attention, AttentionScratch, Head, TILE_ROWS, VALUE_MAX};
 use crate::kernels::lanes::{Ints, LANES, Lanes};
 
 /// The largest integer of queries and keys, so that a score is below 2^24, with a tenth to spare for the rounding to the 8
@@ -113,6 +113,11 @@ impl Attention<'_> {
         for (row, to) in rows.zip(keys.as_mut_slice().chunks_exact_mut(padded_dim)) {
             quantize_row(&row[shape.columns(1, head)], key_inverse, shape.query_max, on_tiles, to);
         }
+        // Rows up to a whole tile are copies of the last one, which change no maximum.
+        let last = (shape.tokens - 1) * padded_dim..shape.tokens * padded_dim;
+        for row in shape.tokens..shape.tokens.next_multiple_of(TILE_ROWS) {
+            keys.as_mut_slice().copy_within(last.clone(), row * padded_dim);
+        }
         let value_magnitudes = &magnitudes[shape.columns(2, head)];
         for at in (0..shape.head_dim).step_by(LANES) {
             let (scale, inverse) = scales::<V>(load_up_to_16(&value_magnitudes[at..]), VALUE_MAX);
@@ -142,11 +147,17 @@ impl Attention<'_> {
         }
     }
 
-    /// Quantizes the queries of `G` groups from row `first` on; those past the end are 0.
+    /// Quantizes the queries of `G` groups from row `first` on; those past the end are 0. Asks for the next ones, as rows
+    /// lie pages apart, so that the CPU does not see by itself what comes next.
     #[inline(always)]
     pub(super) fn pack_queries<V: Lanes, const G: usize>(&mut self, head: Head<V>, first: usize, on_tiles: bool) {
         let (shape, padded_dim) = (self.shape, self.shape.padded_dim());
         let AttentionScratch { rows, queries, .. } = &mut *self.scratch;
+        for row in self.queries.chunks_exact(3 * shape.hidden()).skip(first + G * LANES).take(G * LANES) {
+            for line in row[shape.columns(0, head.index)].chunks(LANES) {
+                V::prefetch(line.as_ptr().cast());
+            }
+        }
         for g in 0..G {
             let from = self.queries.chunks_exact(3 * shape.hidden()).skip(first + g * LANES);
             let rows = &mut rows.as_mut_slice()[..LANES * padded_dim];

@@ -5,7 +5,7 @@
 
 use super::integers::quantize;
 use super::slices::{load_ints, load_up_to_16, store, store_ints};
-use super::weights::{factor_of, weights_of};
+use super::weights::{add_pairs, factor_of, weights_of};
 use super::{Attention, AttentionScratch, CHUNK, Head, KEY_BLOCK, SCORE_MIN, Shape, VALUE_MAX};
 use crate::kernels::lanes::{Ints, LANES, Lanes};
 use crate::kernels::pack::AlignedVec;
@@ -62,7 +62,7 @@ impl Bytes {
                         *value = quantize(load_up_to_16::<V>(&row[columns.clone()][at..]), inverse, VALUE_MAX);
                     }
                 }
-                [*low, *high] = V::Ints::bytes(four);
+                [*low, *high] = V::Ints::bytes(four[0].pair(four[1]), four[2].pair(four[3]));
             }
             for (to, quads) in [(low, low_quads), (high, high_quads)] {
                 for (to, channel) in to[at * SIDE..].chunks_exact_mut(LANES).zip(V::Ints::transpose(quads)) {
@@ -154,10 +154,11 @@ impl Attention<'_> {
         for (rows, (low, high)) in rows.zip(quads) {
             let mut four = [V::Ints::splat(0); QUAD];
             for (key, weight) in four.iter_mut().enumerate() {
-                *weight = weights_of(&rows[key * LANES..][..LANES], max, exponent);
-                sum = sum.add(*weight);
+                *weight = weights_of(load_up_to_16(&rows[key * LANES..][..LANES]), max, exponent);
             }
-            let bytes = V::Ints::bytes(four);
+            let pairs = [four[0].pair(four[1]), four[2].pair(four[3])];
+            sum = add_pairs(add_pairs(sum, pairs[0]), pairs[1]);
+            let bytes = V::Ints::bytes(pairs[0], pairs[1]);
             store_ints(bytes[0], low);
             store_ints(bytes[1], high);
         }

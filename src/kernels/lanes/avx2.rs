@@ -328,6 +328,14 @@ impl Ints for Avx2Ints {
     }
 
     #[inline(always)]
+    fn select(self, ones: Self, zeros: Self) -> Self {
+        avx2!(Avx2Ints(
+            _mm256_or_si256(_mm256_and_si256(self.0, ones.0), _mm256_andnot_si256(self.0, zeros.0)),
+            _mm256_or_si256(_mm256_and_si256(self.1, ones.1), _mm256_andnot_si256(self.1, zeros.1)),
+        ))
+    }
+
+    #[inline(always)]
     fn max(self, other: Self) -> Self {
         avx2!(Avx2Ints(_mm256_max_epi32(self.0, other.0), _mm256_max_epi32(self.1, other.1)))
     }

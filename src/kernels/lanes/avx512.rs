@@ -157,6 +157,11 @@ impl Lanes for Avx512Lanes {
     }
 
     #[inline(always)]
+    fn fraction(self) -> Self {
+        Avx512Lanes(avx512!(_mm512_reduce_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(self.0)))
+    }
+
+    #[inline(always)]
     fn mul_exp2(self, n: Self) -> Self {
         Avx512Lanes(avx512!(_mm512_scalef_ps(self.0, n.0)))
     }
@@ -263,6 +268,12 @@ impl Ints for Avx512Ints {
     }
 
     #[inline(always)]
+    fn select(self, ones: Self, zeros: Self) -> Self {
+        const CHOOSE: i32 = 0xca;
+        Avx512Ints(avx512!(_mm512_ternarylogic_epi32::<CHOOSE>(self.0, ones.0, zeros.0)))
+    }
+
+    #[inline(always)]
     fn max(self, other: Self) -> Self {
         Avx512Ints(avx512!(_mm512_max_epi32(self.0, other.0)))
     }
@@ -284,7 +295,7 @@ impl Ints for Avx512Ints {
 
     #[inline(always)]
     fn pair(self, high: Self) -> Self {
-        Avx512Ints(avx512!(_mm512_mask_blend_epi16(0xaaaa_aaaa, self.0, _mm512_slli_epi32::<16>(high.0))))
+        Self::splat(0xffff).select(self, high.shift_left::<16>())
     }
 
     #[inline(always)]

@@ -100,6 +100,11 @@ pub(crate) trait Lanes: Copy {
     fn min_magnitude(self, limit: Self) -> Self;
     /// The nearest integer, halves to even.
     fn round(self) -> Self;
+    /// `self - self.round()`.
+    #[inline(always)]
+    fn fraction(self) -> Self {
+        self.sub(self.round())
+    }
     /// `self * 2^n` for lanes from 2^-1 to 2^15 and integers `n` from -126 to 127 whose result is a normal number;
     /// otherwise unspecified.
     fn mul_exp2(self, n: Self) -> Self;
@@ -148,6 +153,8 @@ pub(crate) trait Ints: Copy {
     fn add(self, other: Self) -> Self;
     /// `self & other`.
     fn and(self, other: Self) -> Self;
+    /// `self & ones | !self & zeros`.
+    fn select(self, ones: Self, zeros: Self) -> Self;
     /// The larger of both.
     fn max(self, other: Self) -> Self;
     /// The larger of both, taken as u32.
@@ -181,12 +188,11 @@ pub(crate) trait Ints: Copy {
         columns
     }
 
-    /// In each lane the low bytes of four values, and their second bytes, both in the order 0, 2, 1, 3.
+    /// In each lane the low bytes of two pairs, and their high bytes, both in the order `a0 b0 a1 b1`.
     #[inline(always)]
-    fn bytes(four: [Self; 4]) -> [Self; 2] {
-        let (a, b) = (four[0].pair(four[1]), four[2].pair(four[3]));
-        let (even, odd) = (Self::splat(0x00ff_00ff), Self::splat(0xff00_ff00_u32 as i32));
-        [a.and(even).add(b.shift_left::<8>().and(odd)), a.shift_right::<8>().and(even).add(b.and(odd))]
+    fn bytes(a: Self, b: Self) -> [Self; 2] {
+        let even = Self::splat(0x00ff_00ff);
+        [even.select(a, b.shift_left::<8>()), even.select(a.shift_right::<8>(), b)]
     }
 
     /// Largest lane.

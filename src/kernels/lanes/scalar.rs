@@ -205,6 +205,12 @@ impl Ints for ScalarInts {
     }
 
     #[inline(always)]
+    fn select(self, ones: Self, zeros: Self) -> Self {
+        let zeros = self.zip(zeros, |mask, zero| !mask & zero);
+        self.and(ones).zip(zeros, |one, zero| one | zero)
+    }
+
+    #[inline(always)]
     fn max(self, other: Self) -> Self {
         self.zip(other, i32::max)
     }
