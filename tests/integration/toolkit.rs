@@ -235,6 +235,12 @@ fn serve_looks_at_the_agreement_that_a_folder_stores() {
     drop(process::serve(process::octet().args(["serve", "--port", "0", "--model", path(&folder)])));
     measured(0.96, 5000);
     assert!(refused_to_serve(&["--model", path(&folder)]).contains("is 0.9600 (5000 texts)"));
+    // Whoever stores an agreement hears what serve will say of it.
+    let written = done(&["eval", path(&folder), "--data", TEXTS, "--float", FLOAT, "--write"]);
+    let warning = written.lines().find_map(|line| line.strip_prefix("warning: octet serve will refuse this model: "));
+    let warning = warning.unwrap_or_else(|| panic!("no warning in {written}"));
+    let message = refused_to_serve(&["--model", path(&folder)]);
+    assert!(message.contains(warning), "what was foretold is what is said:\n{warning}\n{message}");
 }
 
 #[test]

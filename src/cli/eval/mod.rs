@@ -26,7 +26,7 @@ use crate::eval::labels;
 
 use super::columns::ColumnArgs;
 use super::section::Section;
-use super::{Common, kernels, machine};
+use super::{Common, gate, kernels, machine};
 use contestants::Contestant;
 use report::Report;
 
@@ -249,6 +249,10 @@ pub(super) fn run(args: EvalArgs, common: &Common) -> anyhow::Result<()> {
         })?;
         card::write(folder).context("cannot write the model card")?;
         println!("\nstored in {}", folder.display());
+        let scores = QuantManifest::read(folder)?.map(|manifest| manifest.scores).unwrap_or_default();
+        if let Some(warning) = gate::forecast(&scores, &gate::bound(&settings)) {
+            println!("warning: {warning}");
+        }
     }
     Ok(())
 }
