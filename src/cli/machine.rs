@@ -19,7 +19,19 @@ pub(super) fn resident_bytes() -> Option<u64> {
 
 /// The command line that this program was started with, as one may type it.
 pub(super) fn command() -> String {
-    std::iter::once("octet".to_string()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" ")
+    std::iter::once("octet".to_string())
+        .chain(std::env::args().skip(1).map(|word| quoted(&word)))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// A word as a POSIX shell takes it: in single quotes where it has more than letters, digits and `-_./=,:@+`.
+pub(super) fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_alphanumeric() || "-_./=,:@+".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_string();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 /// Today as `YYYY-MM-DD` (UTC), from the days since 1970 by Howard Hinnant's `civil_from_days`.
@@ -43,6 +55,15 @@ fn date(days: i64) -> String {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn words_are_quoted_where_a_shell_would_split_them() {
+        for (word, said) in
+            [("a/b-c.csv", "a/b-c.csv"), ("two words", "'two words'"), ("it's", "'it'\\''s'"), ("", "''")]
+        {
+            assert_eq!(super::quoted(word), said);
+        }
+    }
+
     #[test]
     fn days_become_dates() {
         assert_eq!(super::date(0), "1970-01-01");

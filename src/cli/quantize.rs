@@ -242,7 +242,7 @@ impl Looked<'_> {
             precision: "int8".into(),
             value: passed.verdict.agreement,
             n: judge.len() as u64,
-            command: std::iter::once("octet".to_string()).chain(std::env::args().skip(1)).collect::<Vec<_>>().join(" "),
+            command: machine::command(),
             machine,
             date: Some(machine::today()),
         })
