@@ -60,7 +60,8 @@ impl ColumnArgs {
     }
 }
 
-fn with_names<const N: usize>(columns: Columns, named: [(Field, &Option<String>); N]) -> Columns {
+/// Columns with the names that were given.
+pub(super) fn with_names<const N: usize>(columns: Columns, named: [(Field, &Option<String>); N]) -> Columns {
     let named = named.into_iter().filter_map(|(field, name)| Some((field, name.as_ref()?)));
     named.fold(columns, |columns, (field, name)| columns.name(field, name))
 }

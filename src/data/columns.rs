@@ -1,7 +1,18 @@
 //! Which column holds what.
 
 /// What to do about a column that is not found.
-pub(super) const HINT: &str = "say which one it is with --text-column, --label-column and their like";
+pub(super) const HINT: &str = "rename it, or say which one it is with --text-column, --label-column and their like";
+
+/// What to do when these are all columns of a file: a single one with a separator in its name is several.
+pub(super) fn hint(found: &[String]) -> String {
+    let [only] = found else { return HINT.into() };
+    match only.chars().find(|c| ",;|\t".contains(*c)) {
+        Some(',') => "that is separated by commas; the file's name must end in .csv then".into(),
+        Some('\t') => "that is separated by tabs; the file's name must end in .tsv then".into(),
+        Some(other) => format!("that is separated by \"{other}\"; save it with commas as .csv, or with tabs as .tsv"),
+        None => HINT.into(),
+    }
+}
 
 /// What a column can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

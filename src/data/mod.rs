@@ -67,7 +67,7 @@ pub enum DataError {
     #[error("{path}: unknown format; the name must end in .jsonl, .csv or .tsv", path = path.display())]
     Format { path: PathBuf },
     /// A column that was asked for, or the text, is not there.
-    #[error("{path}: no column {wanted}; found {}; {}", .found.join(", "), columns::HINT, path = path.display())]
+    #[error("{path}: no column {wanted}; found {}; {}", .found.join(", "), columns::hint(.found), path = path.display())]
     Column { path: PathBuf, wanted: String, found: Vec<String> },
     /// Some lines are not examples.
     #[error("{path}: {count} bad {}:\n  {}", if *.count == 1 { "line" } else { "lines" }, .first.join("\n  "), path = path.display())]

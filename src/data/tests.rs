@@ -80,6 +80,15 @@ fn a_folder_in_place_of_a_file_is_an_error_and_ends() {
 #[test]
 fn missing_columns_unknown_formats_and_empty_files_are_refused() {
     assert!(refused("a.csv", "txt,label\na,b\n").contains("found txt, label"));
+    for (name, content, told) in [
+        ("a.csv", "text;label\na, b;c\n", "found text;label; that is separated by \";\"; save it with commas as .csv"),
+        ("a.csv", "text\tlabel\na\tb\n", "must end in .tsv"),
+        ("a.tsv", "text,label\na,b\n", "must end in .csv"),
+        ("a.csv", "review\na\n", "--text-column"),
+    ] {
+        let error = refused(name, content);
+        assert!(error.contains(told), "{error}");
+    }
     assert!(refused("a.parquet", "").contains(".jsonl, .csv or .tsv"));
     assert!(matches!(read("a.jsonl", "\n"), Err(DataError::NoExamples { .. })));
     assert!(matches!(read("a.csv", ""), Err(DataError::NoExamples { .. })));

@@ -37,7 +37,8 @@ impl Task {
         }
         if found.is_empty() {
             let reason = "no training text has a label: there must be a column or key \"label\", or \"labels\" where there \
-                          may be several; to learn a number alone, name it with --regression";
+                          may be several (or say which one with --label-column, --labels-column); to learn a number alone, name \
+                          it with --regression";
             return Err(TrainError::Data(reason.into()));
         }
         if let Some(twice) = found.iter().enumerate().find_map(|(i, name)| found[..i].contains(name).then_some(name)) {
@@ -45,8 +46,7 @@ impl Task {
         }
         let least = if several { 1 } else { 2 };
         if found.len() < least {
-            let listed = found.join(", ");
-            let reason = format!("found {} classes ({listed}), a classifier needs at least {least}", found.len());
+            let reason = format!("the only class is \"{}\"; a classifier needs at least {least}", found[0]);
             return Err(TrainError::Data(reason));
         }
         let problem_type = if several { ProblemType::MultiLabel } else { ProblemType::SingleLabel };
@@ -132,12 +132,12 @@ impl Dataset {
         path: &Path,
     ) -> Result<Self, TrainError> {
         let class_of = |name: &str| {
-            let known = || task.labels.join(", ");
+            let known = || format!("{} (the training labels, or --labels)", task.labels.join(", "));
             let found = task.labels.iter().position(|l| l == name);
-            found.ok_or_else(|| format!("has label \"{name}\", expected one of {}", known()))
+            found.ok_or_else(|| format!("has label \"{name}\", expected {}", known()))
         };
-        let item = |(index, example): (usize, &Example)| {
-            let bad = |what: String| TrainError::Data(format!("{}: example {} {what}", path.display(), index + 1));
+        let item = |example: &Example| {
+            let bad = |what: String| TrainError::Data(format!("{}: line {} {what}", path.display(), example.line));
             let mut classes = vec![0.0; task.classes()];
             if task.classes() > 0 {
                 let names = names(example);
@@ -166,7 +166,7 @@ impl Dataset {
             }
             Ok(Item { tokens, classes, target, value: example.rating.filter(|_| task.has_value()) })
         };
-        let items = examples.iter().enumerate().map(item).collect::<Result<Vec<_>, _>>()?;
+        let items = examples.iter().map(item).collect::<Result<Vec<_>, _>>()?;
         if items.is_empty() {
             return Err(TrainError::Data(format!("{}: no examples", path.display())));
         }

@@ -26,7 +26,10 @@ pub enum TrainError {
     #[error("{0}")]
     Data(String),
     /// The loss is no number any more.
-    #[error("the loss is {loss} at step {step}: training diverged; lower the learning rates")]
+    #[error(
+        "the loss is {loss} at step {step}: training diverged; lower --learning-rate or --head-learning-rate, and begin anew with \
+             --force (--resume would diverge again)"
+    )]
     Diverged { step: usize, loss: f32 },
     /// A checkpoint that does not fit this run.
     #[error("{path}: {reason}")]

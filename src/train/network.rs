@@ -316,9 +316,19 @@ impl Network {
 
     /// Queries, keys and values of the block that ends at the share `depth` of the depth, `[tokens, width]` each.
     pub(super) fn projections(&self, depth: f64, outputs: &Outputs) -> candle_core::Result<[Tensor; 3]> {
-        let layers = self.num_layers();
-        let layer = ((depth * layers as f64).ceil() as usize).clamp(1, layers) - 1;
+        let layer = self.layer_at(depth);
         self.encoder.projections(layer, &outputs.hidden[layer])
+    }
+
+    /// Width of [`Network::projections`].
+    pub(super) fn projection_width(&self, depth: f64) -> usize {
+        self.layers[self.layer_at(depth)].heads.len() * self.head_dim()
+    }
+
+    /// The block that ends at a share of the depth.
+    fn layer_at(&self, depth: f64) -> usize {
+        let layers = self.num_layers();
+        ((depth * layers as f64).ceil() as usize).clamp(1, layers) - 1
     }
 
     /// Width of an attention head.

@@ -59,6 +59,7 @@ fn binary_cross_entropy(logits: &Tensor, targets: &Tensor) -> candle_core::Resul
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct DevScores {
     /// Mean loss, as in training but without dropout and smoothing.
+    #[serde(deserialize_with = "super::state::or_nan")]
     pub loss: f32,
     /// One class: share of right ones. Several: share of right yes-or-no answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::checkpoint::LayerConfig;
 
@@ -25,6 +25,7 @@ pub struct StepRecord {
     /// Of its batch.
     pub loss: f32,
     /// Of the gradient before clipping.
+    #[serde(deserialize_with = "or_nan")]
     pub norm: f32,
     /// Of the encoder.
     pub learning_rate: f32,
@@ -82,6 +83,11 @@ pub(super) struct Position {
     #[serde(default)]
     pub quantization: BTreeMap<String, String>,
     pub history: History,
+}
+
+/// Reads a number as JSON has it, which writes one that is not finite as null.
+pub(super) fn or_nan<'de, D: Deserializer<'de>>(from: D) -> Result<f32, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or(f32::NAN))
 }
 
 impl State {

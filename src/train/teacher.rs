@@ -21,6 +21,29 @@ impl Teacher {
         Teacher { networks }
     }
 
+    /// Fails unless the vectors whose relations are compared can be cut into as many heads as was asked for.
+    ///
+    /// # Errors
+    /// [`TrainError::Data`] with what is allowed.
+    pub fn check(&self, student: &Network, settings: &FineTuneSettings) -> Result<(), TrainError> {
+        let (heads, depth) = (settings.relation_heads, settings.relation_depth);
+        // Pruning leaves the student any number of its heads.
+        let of_student = match settings.prune_heads > 0.0 {
+            true => student.head_dim(),
+            false => student.projection_width(depth),
+        };
+        let common = self.networks.iter().map(|teacher| teacher.projection_width(depth)).fold(of_student, gcd);
+        if settings.relation_weight == 0.0 || heads == 0 || common.is_multiple_of(heads) {
+            return Ok(());
+        }
+        let allowed: Vec<_> = (1..=common).filter(|n| common.is_multiple_of(*n)).map(|n| n.to_string()).collect();
+        let reason = format!(
+            "--relation-heads is {heads}, must divide the vectors of student and teachers: one of {}, or 0 to choose",
+            allowed.join(", ")
+        );
+        Err(TrainError::Data(reason))
+    }
+
     /// How far the student `network`, whose outputs are `student`, is from the teacher's networks on a batch, on average.
     pub(super) fn loss(
         &self,

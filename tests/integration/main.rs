@@ -20,3 +20,4 @@ mod summaries;
 mod support;
 mod tidy;
 mod toolkit;
+mod training;

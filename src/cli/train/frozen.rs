@@ -9,17 +9,18 @@ use std::path::Path;
 use anyhow::{Context, bail, ensure};
 use serde_json::json;
 
-use crate::architectures::Pooling;
+use crate::architectures::{Pooling, ProblemType};
 use crate::checkpoint::{ModelDir, ModelFiles, QuantManifest, Recipe as Scheme, Source, Tensor, card, write_model};
-use crate::data::{Example, read_examples};
+use crate::data::{Example, read_with};
 use crate::eval::embedding::embed;
 use crate::pipelines::{Embedder, Loader, Precision};
+use crate::train::Task;
 use crate::train::head::{HeadSettings, TrainedHead, Vectors, train_head};
 
 use super::super::table::Table;
-use super::super::{Common, as_model, ensure_apart, kernels, progress};
+use super::super::{Common, kernels, progress};
 use super::recipe::Recipe;
-use super::{TrainArgs, label_maps};
+use super::{TrainArgs, label_maps, print_next};
 
 pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow::Result<()> {
     let settings = common.settings(Vec::new())?;
@@ -40,11 +41,17 @@ pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow:
     ensure!(rate.is_finite() && rate > 0.0, "--learning-rate is {rate}, must be a number above 0");
     let encoder_path = recipe.path(&options.encoder, "encoder")?;
     let (train_path, dev_path) = (recipe.path(&options.train, "train")?, recipe.path(&options.dev, "dev")?);
-    ensure_apart(encoder_path, &args.destination)?;
     let encoder_dir = ModelDir::open(encoder_path)?;
     let encoder_name = sibling_name(encoder_path, &args.destination)?;
-    let (train, dev) = (read_examples(train_path)?, read_examples(dev_path)?);
-    let labels = labels(options.labels.as_deref().unwrap_or_default(), &train)?;
+    let read = |path| read_with(path, &recipe.columns(), usize::MAX);
+    let (train, dev) = (read(train_path)?, read(dev_path)?);
+    let task = Task::classify(&train, options.labels.as_deref().unwrap_or_default(), None);
+    let Task { labels, problem_type, .. } = task.with_context(|| train_path.display().to_string())?;
+    ensure!(
+        problem_type == ProblemType::SingleLabel,
+        "{} has \"labels\": a head alone learns one class of each text; leave --freeze-encoder out",
+        train_path.display()
+    );
     let (train_classes, dev_classes) = (classes(&train, &labels, train_path)?, classes(&dev, &labels, dev_path)?);
 
     let encoder = Loader::new(kernels(&settings)?, Precision::Int8).load(&encoder_name, encoder_path)?;
@@ -72,8 +79,7 @@ pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow:
     card::write(&args.destination).context("cannot write the model card")?;
     let (folder, epoch) = (args.destination.display(), head.epoch);
     println!("{folder}: weights of epoch {epoch}, temperature {:.3}", head.temperature);
-    let model = as_model(&args.destination);
-    println!("next: octet eval {model} --data test.jsonl --write, octet serve --model {model}");
+    print_next(&args.destination, recipe, None);
     Ok(())
 }
 
@@ -90,33 +96,18 @@ fn sibling_name(encoder: &Path, destination: &Path) -> anyhow::Result<String> {
     Ok(encoder.file_name().unwrap_or_default().to_string_lossy().into_owned())
 }
 
-fn labels(asked: &[String], train: &[Example]) -> anyhow::Result<Vec<String>> {
-    let mut labels = asked.to_vec();
-    if labels.is_empty() {
-        labels = train.iter().filter_map(|e| e.label.as_ref()).map(|l| l.to_string()).collect();
-        labels.sort();
-        labels.dedup();
-    }
-    ensure!(labels.len() >= 2, "found {} classes ({}), a classifier needs at least 2", labels.len(), labels.join(", "));
-    Ok(labels)
-}
-
+/// The class of each example.
 fn classes(examples: &[Example], labels: &[String], path: &Path) -> anyhow::Result<Vec<u32>> {
-    let class = |(index, example): (usize, &Example)| {
-        let Some(label) = &example.label else { bail!("{}: example {} has no label", path.display(), index + 1) };
-        let label = label.to_string();
+    let class = |example: &Example| {
+        let at = || format!("{}: line {}", path.display(), example.line);
+        let label = example.label.as_ref().with_context(|| format!("{} has no label", at()))?.to_string();
         let found = labels.iter().position(|l| *l == label);
         let found = found.with_context(|| {
-            format!(
-                "{}: example {} has label \"{label}\", expected one of {}",
-                path.display(),
-                index + 1,
-                labels.join(", ")
-            )
+            format!("{} has label \"{label}\", expected {} (the training labels, or --labels)", at(), labels.join(", "))
         })?;
         Ok(found as u32)
     };
-    examples.iter().enumerate().map(class).collect()
+    examples.iter().map(class).collect()
 }
 
 fn vectors(embedder: &Embedder, examples: &[Example], classes: Vec<u32>) -> anyhow::Result<Vectors> {

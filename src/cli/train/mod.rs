@@ -8,12 +8,14 @@ mod whole;
 
 use std::path::{Path, PathBuf};
 
+use anyhow::{bail, ensure};
 use clap::Args;
 use serde_json::json;
 
 use crate::checkpoint::{Existing, check_destination};
 
-use super::{Common, candle_threads};
+use super::machine::quoted;
+use super::{Common, as_model, candle_threads, ensure_apart};
 use recipe::{Options, Recipe};
 
 /// Train a classifier, or a model that gives a number, from labelled texts.
@@ -63,11 +65,49 @@ pub(super) fn run(args: &TrainArgs, common: &Common) -> anyhow::Result<()> {
     let recipe = Recipe::resolve(&args.options, args.recipe.as_deref())?;
     // Asked now, as training takes long.
     check_destination(&args.destination, args.existing())?;
+    recipe.sources().try_for_each(|source| ensure_apart(source, &args.destination))?;
     candle_threads::limit();
     match recipe.options.freeze_encoder {
         Some(true) => frozen::run(args, &recipe, common),
-        _ => whole::run(args, &recipe, common),
+        _ => {
+            check_run_dir(&args.run_dir(), &args.destination, &recipe)?;
+            whole::run(args, &recipe, common)
+        }
     }
+}
+
+/// Fails when the run's folder cannot be one, or what is written would replace what is read or written elsewhere.
+fn check_run_dir(run_dir: &Path, destination: &Path, recipe: &Recipe) -> anyhow::Result<()> {
+    let shown = run_dir.display();
+    let file = run_dir.ancestors().find(|path| path.exists()).filter(|path| !path.is_dir());
+    if let Some(file) = file {
+        bail!("{}: exists and is not a folder; choose another folder for the run with --run-dir", file.display());
+    }
+    let [run, model] = [run_dir, destination].map(|path| std::path::absolute(path).unwrap_or_default());
+    let own = [run.join("model"), run.join("checkpoint")];
+    ensure!(
+        !run.starts_with(&model) && !own.iter().any(|own| model.starts_with(own)),
+        "{} cannot be written, as the run's folder is {shown}; choose another folder for one of them (--run-dir)",
+        destination.display()
+    );
+    let taken = recipe.sources().find(|source| ensure_apart(source, &run_dir.join("model")).is_err());
+    if let Some(source) = taken {
+        bail!(
+            "{} is read, and the run would write {shown}/model; choose another folder for the run with --run-dir",
+            source.display()
+        );
+    }
+    Ok(())
+}
+
+/// Says what to do with a model that was trained from texts, and perhaps from float weights.
+fn print_next(model: &Path, recipe: &Recipe, float: Option<&Path>) {
+    let model = quoted(&as_model(model));
+    let form = recipe.options.train.as_ref().and_then(|path| path.extension()).unwrap_or_default().to_string_lossy();
+    let float = float.map_or(String::new(), |float| format!(" --float {}", quoted(&float.display().to_string())));
+    println!("next, with texts in test.{form} that are neither in --train nor in --dev:");
+    println!("  octet eval {model} --data test.{form}{}{float} --write", recipe.column_flags());
+    println!("  octet serve --model {model}");
 }
 
 /// `id2label` and `label2id` of a `config.json`.

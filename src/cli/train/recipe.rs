@@ -8,7 +8,11 @@ use serde::{Deserialize, Serialize};
 use toml::Table;
 
 use crate::architectures::Pooling;
+use crate::data::{Columns, Field};
 use crate::train::FineTuneSettings;
+
+use super::super::columns::with_names;
+use super::super::machine::quoted;
 
 /// The flags of a run, which are also the keys of a recipe.
 #[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -23,6 +27,21 @@ pub(in crate::cli) struct Options {
     /// Texts that choose the epoch and the temperature
     #[arg(long, value_name = "FILE")]
     pub dev: Option<PathBuf>,
+    /// Column or key with the text [default: text, sentence, input, sentence1]
+    #[arg(long, value_name = "NAME")]
+    pub text_column: Option<String>,
+    /// Column or key with the second text of a pair [default: text_pair, sentence2]
+    #[arg(long, value_name = "NAME")]
+    pub pair_column: Option<String>,
+    /// Column or key with the class [default: label]
+    #[arg(long, value_name = "NAME")]
+    pub label_column: Option<String>,
+    /// Column or key with several classes: a list, or names with | between them [default: labels]
+    #[arg(long, value_name = "NAME")]
+    pub labels_column: Option<String>,
+    /// Column or key with the number to learn [default: rating, score]
+    #[arg(long, value_name = "NAME")]
+    pub rating_column: Option<String>,
     /// Classes in the order of the outputs; in order of name when left out
     #[arg(long, value_delimiter = ',', value_name = "A,B,...")]
     pub labels: Option<Vec<String>>,
@@ -168,6 +187,10 @@ const WHOLE_ONLY: [&str; 28] = [
     "bf16",
 ];
 
+/// Flags that mean something only beside a teacher.
+const TEACHER_ONLY: [&str; 5] =
+    ["teacher_weight", "hidden_weight", "relation_weight", "relation_heads", "relation_depth"];
+
 fn pooling(text: &str) -> Result<Pooling, String> {
     match text {
         "cls" => Ok(Pooling::Cls),
@@ -196,12 +219,19 @@ impl Recipe {
                 .map(|options| Table::try_from(options).expect("options are a table"))
                 .with_context(|| format!("{}: not a recipe; its keys are the flags of octet train", path.display()))?;
         }
-        table.extend(Table::try_from(flags).expect("options are a table"));
+        let flags = Table::try_from(flags).expect("options are a table");
+        table.extend(flags.clone());
         let options: Options = table.clone().try_into().context("the flags and the recipe do not fit together")?;
         if options.freeze_encoder == Some(true)
             && let Some(key) = WHOLE_ONLY.into_iter().find(|key| table.contains_key(*key))
         {
             bail!("--{} means nothing with --freeze-encoder; leave one out", key.replace('_', "-"));
+        }
+        // A run's recipe has them all, with their defaults.
+        if options.teacher.is_none()
+            && let Some(key) = TEACHER_ONLY.into_iter().find(|key| flags.contains_key(*key))
+        {
+            bail!("--{} means nothing without --teacher; give the model/ of an earlier run", key.replace('_', "-"));
         }
         ensure!(
             options.value.is_none() || options.regression.is_none(),
@@ -244,6 +274,35 @@ impl Recipe {
             );
         }
         Ok(())
+    }
+
+    /// Where texts, and what they should give, stand in the data files.
+    pub fn columns(&self) -> Columns {
+        with_names(Columns::default(), self.named_columns().map(|(field, _, name)| (field, name)))
+    }
+
+    /// The flags of columns as they were given, for another command that reads such a file.
+    pub fn column_flags(&self) -> String {
+        let given = self.named_columns().into_iter().filter_map(|(_, flag, name)| Some((flag, name.as_ref()?)));
+        given.map(|(flag, name)| format!(" {flag} {}", quoted(name))).collect()
+    }
+
+    fn named_columns(&self) -> [(Field, &'static str, &Option<String>); 5] {
+        let options = &self.options;
+        [
+            (Field::Text, "--text-column", &options.text_column),
+            (Field::TextPair, "--pair-column", &options.pair_column),
+            (Field::Label, "--label-column", &options.label_column),
+            (Field::Labels, "--labels-column", &options.labels_column),
+            (Field::Rating, "--rating-column", &options.rating_column),
+        ]
+    }
+
+    /// Everything that is read and must not be overwritten.
+    pub fn sources(&self) -> impl Iterator<Item = &Path> {
+        let options = &self.options;
+        let given = [&options.encoder, &options.train, &options.dev].into_iter().flatten();
+        given.chain(options.teacher.iter().flatten()).map(PathBuf::as_path)
     }
 
     /// A path that must be given.
@@ -293,9 +352,28 @@ mod tests {
     fn unknown_keys_and_flags_without_meaning_are_refused() {
         let error = format!("{:#}", Recipe::resolve(&Options::default(), Some(file("epoch = 3").path())).unwrap_err());
         assert!(error.contains("not a recipe") && error.contains("epoch"), "{error}");
-        let flags = Options { freeze_encoder: Some(true), warmup: Some(0.1), ..Options::default() };
-        let error = Recipe::resolve(&flags, None).unwrap_err().to_string();
-        assert!(error.contains("--warmup means nothing with --freeze-encoder"), "{error}");
+        let frozen = Options { freeze_encoder: Some(true), warmup: Some(0.1), ..Options::default() };
+        let alone = Options { relation_weight: Some(1.0), ..Options::default() };
+        for (flags, told) in [
+            (frozen, "--warmup means nothing with --freeze-encoder"),
+            (alone, "--relation-weight means nothing without --teacher"),
+        ] {
+            let error = Recipe::resolve(&flags, None).unwrap_err().to_string();
+            assert!(error.contains(told), "{error}");
+        }
+    }
+
+    #[test]
+    fn columns_are_named_for_training_and_for_the_next_command() {
+        let (text_column, label_column) = (Some("my review".into()), Some("stars".into()));
+        let flags = Options { text_column, label_column, ..Options::default() };
+        let recipe = Recipe::resolve(&flags, None).unwrap();
+        assert_eq!(recipe.column_flags(), " --text-column 'my review' --label-column stars");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.csv");
+        std::fs::write(&path, "my review,stars\nfine,5\n").unwrap();
+        let read = crate::data::read_with(&path, &recipe.columns(), usize::MAX).unwrap();
+        assert_eq!((read[0].text.as_str(), read[0].label.as_ref().unwrap().to_string()), ("fine", "5".to_string()));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::architectures::{self, Architecture, Pooling, ProblemType, trained_head};
 use crate::checkpoint::{Existing, LayerConfig, ModelDir, ModelFiles, card, update_manifest, write_model};
-use crate::data::read_examples;
+use crate::data::read_with;
 use crate::kernels::Kernels;
 use crate::nn::{FakeQuantization, Products};
 use crate::quantize::{Module, QuantizeOptions, Recipe as Scheme, Rounding, quantize};
@@ -20,9 +20,9 @@ use crate::train::{
 
 use super::super::quantize::read_recipe;
 use super::super::table::{Table, megabytes};
-use super::super::{Common, as_model, ensure_apart, progress, threads};
+use super::super::{Common, progress, threads};
 use super::recipe::{Options, Recipe};
-use super::{TrainArgs, curves, label_maps, stored};
+use super::{TrainArgs, curves, label_maps, print_next, stored};
 
 pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow::Result<()> {
     let engine = common.settings(Vec::new())?;
@@ -30,12 +30,13 @@ pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow:
     let products = products(settings)?;
     let encoder = recipe.path(&options.encoder, "encoder")?;
     let (train_path, dev_path) = (recipe.path(&options.train, "train")?, recipe.path(&options.dev, "dev")?);
-    ensure_apart(encoder, &args.destination)?;
     let dir = ModelDir::open(encoder)?;
-    let (train, dev) = (read_examples(train_path)?, read_examples(dev_path)?);
+    let read = |path| read_with(path, &recipe.columns(), usize::MAX);
+    let (train, dev) = (read(train_path)?, read(dev_path)?);
     let task = match &options.regression {
         Some(name) => Task::regression(name.clone()),
-        None => Task::classify(&train, options.labels.as_deref().unwrap_or_default(), options.value.clone())?,
+        None => Task::classify(&train, options.labels.as_deref().unwrap_or_default(), options.value.clone())
+            .with_context(|| train_path.display().to_string())?,
     };
     let own = dir.pooling().map(|p| p.pooling).filter(|p| *p != Pooling::Max);
     let pooling = options.pooling.or(own).unwrap_or(Pooling::Cls);
@@ -59,7 +60,9 @@ pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow:
     let teacher = match &options.teacher {
         Some(folders) => {
             let networks = folders.iter().map(|folder| load_teacher(folder, &dir, &task, scale, products));
-            Some(Teacher::new(networks.collect::<anyhow::Result<_>>()?))
+            let teacher = Teacher::new(networks.collect::<anyhow::Result<_>>()?);
+            teacher.check(&network, settings)?;
+            Some(teacher)
         }
         None => None,
     };
@@ -81,15 +84,11 @@ pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow:
     }
     write(&run_dir, "recipe.toml", &recipe.to_toml())?;
     println!(
-        "{} texts of {:.1} tokens, {:.1} million values to train, {}",
+        "{} texts of {:.1} tokens, {:.1} million values to train; learns {}",
         train.len(),
         train.tokens() as f64 / train.len() as f64,
         network.parameters() as f64 / 1e6,
-        match (task.classes(), &task.value) {
-            (0, _) => format!("one number ({})", task.labels[0]),
-            (classes, None) => format!("{classes} classes"),
-            (classes, Some(value)) => format!("{classes} classes and a number ({value})"),
-        }
+        answers(task.problem_type, &task.labels, task.value.as_deref())
     );
     let name = args.destination.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let bar = progress::bar(1, "train");
@@ -192,6 +191,17 @@ fn products(settings: &FineTuneSettings) -> anyhow::Result<Products> {
     Ok(Products::Bf16(kernels))
 }
 
+/// What a model gives, in words: `one of 2 classes (bad, good) and the number "valence"`.
+fn answers(problem_type: ProblemType, labels: &[String], value: Option<&str>) -> String {
+    let (count, names) = (labels.len(), labels.join(", "));
+    let labels = match problem_type {
+        ProblemType::Regression => return format!("the number \"{names}\""),
+        ProblemType::SingleLabel => format!("one of {count} classes ({names})"),
+        ProblemType::MultiLabel => format!("any of {count} classes ({names})"),
+    };
+    value.map_or(labels.clone(), |value| format!("{labels} and the number \"{value}\""))
+}
+
 /// A teacher of the same task, with the same tokens.
 fn load_teacher(
     folder: &Path,
@@ -205,7 +215,14 @@ fn load_teacher(
         format!("{}: a teacher needs a head that octet train made; give the model/ of an earlier run", folder.display())
     })?;
     let same = head.labels == task.labels && head.value == task.value && head.problem_type == task.problem_type;
-    ensure!(same, "{}: gives {}, another task than this run's", folder.display(), head.labels.join(", "));
+    ensure!(
+        same,
+        "{}: this teacher gives {}; this run learns {}; both must be the same, in the same order (--labels, --value, \
+         --regression)",
+        folder.display(),
+        answers(head.problem_type, &head.labels, head.value.as_deref()),
+        answers(task.problem_type, &task.labels, task.value.as_deref())
+    );
     ensure!(
         dir.tokenizer_digest()? == student.tokenizer_digest()?,
         "{}: has another tokenizer than {}; teacher and student must read the same tokens",
@@ -276,7 +293,8 @@ fn export(
 ) -> anyhow::Result<()> {
     ensure!(
         found.dev.score().is_finite(),
-        "the scores on dev are no numbers, so no model is written; lower --learning-rate or --head-learning-rate"
+        "the scores on dev are no numbers, so no model is written; lower --learning-rate or --head-learning-rate, and \
+         begin anew with --force"
     );
     let run_dir = args.run_dir();
     let float = run_dir.join("model");
@@ -295,13 +313,12 @@ fn export(
     let report = quantize(&ModelDir::open(&float)?, &args.destination, &quantization, |_, _| {})?;
     update_manifest(&args.destination, |manifest| manifest.temperature = found.temperature)?;
     card::write(&args.destination).context("cannot write the model card")?;
-    let (folder, float, epoch) = (args.destination.display(), float.display(), found.epoch);
+    let (folder, epoch) = (args.destination.display(), found.epoch);
     let (before, after) = (megabytes(report.f32_bytes), megabytes(report.bytes));
     let scheme = &quantization.recipe.scheme;
-    println!("{folder}: weights of epoch {epoch} in {scheme}, {after}; in f32, {before}: {float}");
+    println!("{folder}: weights of epoch {epoch} in {scheme}, {after}; in f32, {before}: {}", float.display());
     println!("curves, checkpoint and recipe: {}", run_dir.display());
-    let model = as_model(&args.destination);
-    println!("next: octet eval {model} --data test.jsonl --float {float} --write, octet serve --model {model}");
+    print_next(&args.destination, recipe, Some(&float));
     Ok(())
 }
 

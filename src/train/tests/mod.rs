@@ -37,6 +37,7 @@ fn examples() -> Vec<Example> {
     let text =
         |i: usize| format!("the {} film {}", word(i), ["was in the rain", "to win", ""][i % 3]).trim().to_string();
     let example = |i: usize| Example {
+        line: i as u64 + 1,
         text: text(i),
         label: Some(Label::Name(["positive", "negative"][i % 2].into())),
         rating: Some([3.0, -1.0][i % 2] + (i % 3) as f64 * 0.25),

@@ -64,11 +64,11 @@ fn examples_without_targets_are_named() {
         Dataset::new(examples, &task, &tokenizer, 64, Path::new("data.jsonl")).err().unwrap().to_string()
     };
     examples[3].rating = None;
-    assert!(refused(&examples).contains("example 4 has no \"rating\""));
+    assert!(refused(&examples).contains("line 4 has no \"rating\""));
     examples[2].label = Some(Label::Name("odd".into()));
-    assert!(refused(&examples).contains("example 3 has label \"odd\", expected one of positive, negative"));
+    assert!(refused(&examples).contains("line 3 has label \"odd\", expected positive, negative"));
     examples[1].label = None;
-    assert!(refused(&examples).contains("example 2 has no label"));
+    assert!(refused(&examples).contains("line 2 has no label"));
 }
 
 #[test]
@@ -90,5 +90,5 @@ fn probabilities_are_learned_in_place_of_the_label() {
     examples[0].probabilities[0].0 = "odd".into();
     let tokenizer = Tokenizer::from_file(&Path::new(MODEL).join("tokenizer.json")).unwrap();
     let error = Dataset::new(&examples, &setup.task, &tokenizer, 64, Path::new("data.jsonl")).unwrap_err().to_string();
-    assert!(error.contains("example 1 has label \"odd\""), "{error}");
+    assert!(error.contains("line 1 has label \"odd\""), "{error}");
 }
