@@ -15,7 +15,7 @@ use crate::kernels::{AlignedVec, QuantizedRows, RowRange};
 /// Looks at the others before a waiting member offers its CPU to other threads.
 const SPINS: usize = 1 << 9;
 /// Members whose slots are listed without allocating.
-const USUAL_MEMBERS: usize = 8;
+const USUAL_MEMBERS: usize = 32;
 
 /// What the members share.
 pub(super) struct Team {

@@ -11,8 +11,8 @@ use crate::plot::{BarSeries, Bars};
 use super::Bench;
 use super::report::Section;
 
-/// Rows of activations, from a short text to twice as many as the encoder takes through its feed-forward network at a time.
-const ROWS: [usize; 5] = [16, 32, 128, 256, 512];
+/// Rows of activations, from a short text to a long one; the encoder takes 48 through half a layer at a time, on tiles 256.
+const ROWS: [usize; 6] = [16, 32, 48, 128, 256, 512];
 
 /// What was found for some rows times a matrix `[n, k]`.
 struct Found {
