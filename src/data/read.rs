@@ -7,6 +7,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::columns::{Columns, Field, HINT};
+use super::places::Places;
 use super::{DataError, Example, Label};
 
 /// Bad lines that an error shows; the others are counted.
@@ -103,8 +104,8 @@ pub fn open(path: &Path, columns: &Columns) -> Result<Examples, DataError> {
     let file = || File::open(path).map_err(|source| DataError::Read { path: path.to_path_buf(), source });
     let lines = match path.extension().and_then(|e| e.to_str()) {
         Some("jsonl") => Source::Json(BufReader::new(file()?).lines()),
-        Some("csv") => separated(path, file()?, b',', columns)?,
-        Some("tsv") => separated(path, file()?, b'\t', columns)?,
+        Some("csv") => separated(path, [file()?, file()?], b',', columns)?,
+        Some("tsv") => separated(path, [file()?, file()?], b'\t', columns)?,
         _ => return Err(DataError::Format { path: path.to_path_buf() }),
     };
     Ok(Examples { source: lines, columns: columns.clone(), line: 0 })
@@ -123,6 +124,7 @@ enum Source {
     Separated {
         headers: Vec<String>,
         records: csv::StringRecordsIntoIter<File>,
+        places: Places,
     },
     /// After an error of the disk.
     Over,
@@ -147,14 +149,14 @@ impl Iterator for Examples {
                     }
                 }
             },
-            Source::Separated { headers, records } => match records.next()? {
+            Source::Separated { headers, records, places } => match records.next()? {
                 Ok(record) => {
-                    self.line = record.position().map_or(self.line + 1, |p| p.line());
+                    self.line = record.position().map_or(self.line + 1, |p| places.line_of_record(p.byte()));
                     let cells = headers.iter().cloned().zip(record.iter().map(|cell| Value::String(cell.into())));
                     Ok(cells.collect())
                 }
                 Err(e) => {
-                    self.line = e.position().map_or(self.line + 1, |p| p.line());
+                    self.line = e.position().map_or(self.line + 1, |p| places.line_of_record(p.byte()));
                     if e.is_io_error() {
                         self.source = Source::Over;
                     }
@@ -169,7 +171,8 @@ impl Iterator for Examples {
     }
 }
 
-fn separated(path: &Path, file: File, delimiter: u8, columns: &Columns) -> Result<Source, DataError> {
+/// Of the same file opened twice: to be read, and to count its lines.
+fn separated(path: &Path, [file, counted]: [File; 2], delimiter: u8, columns: &Columns) -> Result<Source, DataError> {
     // A tab-separated file has no quoting: a quote is an ordinary character there.
     let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).quoting(delimiter == b',').from_reader(file);
     let path = || path.to_path_buf();
@@ -184,7 +187,7 @@ fn separated(path: &Path, file: File, delimiter: u8, columns: &Columns) -> Resul
     if let Some(wanted) = missing.or_else(no_text) {
         return Err(DataError::Column { path: path(), wanted, found: headers });
     }
-    Ok(Source::Separated { headers, records: reader.into_records() })
+    Ok(Source::Separated { headers, records: reader.into_records(), places: Places::new(counted) })
 }
 
 fn object(line: &str) -> Result<Map<String, Value>, String> {

@@ -42,6 +42,23 @@ fn three_formats_give_the_same_examples() {
 }
 
 #[test]
+fn lines_are_counted_whatever_ends_them() {
+    let lines = |content: &str| {
+        let (_dir, path) = write("a.csv", content.as_bytes());
+        read_examples(&path).unwrap().iter().map(|example| example.line).collect::<Vec<_>>()
+    };
+    for (content, expected) in [
+        ("text,label\na,b\nc,d\n", [2, 3]),
+        ("text,label\r\na,b\r\nc,d\r\n", [2, 3]),
+        ("\u{feff}text,label\r\n\r\n\r\na,b\r\n\r\nc,d", [4, 6]),
+        ("text,label\n\n\na,b\n\nc,d", [4, 6]),
+        ("text,label\r\n\"a\r\n\r\na\",b\r\nc,d\r\n", [2, 5]),
+    ] {
+        assert_eq!(lines(content), expected, "{content:?}");
+    }
+}
+
+#[test]
 fn every_bad_line_is_named_with_its_number() {
     let error = refused("a.jsonl", "{\"text\":\"a\"}\n{\"txt\":\"b\"}\nnot json\n[1]\n{\"text\":3}\n");
     for part in ["4 bad lines", "line 2: no field \"text\"", "found txt", "--text-column", "line 3", "line 4"] {
