@@ -131,7 +131,7 @@ fn products_of_the_first_layer_are_measured_beside_the_peak() {
         let sizes: Vec<_> =
             found.iter().map(|row| ["outputs", "inputs", "rows"].map(|name| row[name].as_u64())).collect();
         let expected = [[32, 32], [32, 64], [64, 32], [96, 32]];
-        let expected = expected.iter().flat_map(|[n, k]| [16, 32, 128, 256, 512].map(|m| [*n, *k, m].map(Some)));
+        let expected = expected.iter().flat_map(|[n, k]| [16, 32, 48, 128, 256, 512].map(|m| [*n, *k, m].map(Some)));
         assert_eq!(sizes, expected.collect::<Vec<_>>());
         for figures in found.iter().flat_map(|row| [&row["repeated"], &row["in_turn"]]) {
             let percent = |name: &str| figures[name].as_f64().unwrap_or_else(|| panic!("{name} of {figures}"));
