@@ -4,7 +4,7 @@
 //! tsv) and fields (jsonl) have the names of [`Field::names`] unless [`Columns`] says otherwise; others are ignored.
 
 mod columns;
-mod places;
+mod line_numbers;
 mod read;
 
 use std::path::PathBuf;

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::columns::{Columns, Field, HINT};
-use super::places::Places;
+use super::line_numbers::LineNumbers;
 use super::{DataError, Example, Label};
 
 /// Bad lines that an error shows; the others are counted.
@@ -124,7 +124,7 @@ enum Source {
     Separated {
         headers: Vec<String>,
         records: csv::StringRecordsIntoIter<File>,
-        places: Places,
+        line_numbers: LineNumbers,
     },
     /// After an error of the disk.
     Over,
@@ -149,14 +149,14 @@ impl Iterator for Examples {
                     }
                 }
             },
-            Source::Separated { headers, records, places } => match records.next()? {
+            Source::Separated { headers, records, line_numbers } => match records.next()? {
                 Ok(record) => {
-                    self.line = record.position().map_or(self.line + 1, |p| places.line_of_record(p.byte()));
+                    self.line = record.position().map_or(self.line + 1, |p| line_numbers.of_record(p.byte()));
                     let cells = headers.iter().cloned().zip(record.iter().map(|cell| Value::String(cell.into())));
                     Ok(cells.collect())
                 }
                 Err(e) => {
-                    self.line = e.position().map_or(self.line + 1, |p| places.line_of_record(p.byte()));
+                    self.line = e.position().map_or(self.line + 1, |p| line_numbers.of_record(p.byte()));
                     if e.is_io_error() {
                         self.source = Source::Over;
                     }
@@ -187,7 +187,7 @@ fn separated(path: &Path, [file, counted]: [File; 2], delimiter: u8, columns: &C
     if let Some(wanted) = missing.or_else(no_text) {
         return Err(DataError::Column { path: path(), wanted, found: headers });
     }
-    Ok(Source::Separated { headers, records: reader.into_records(), places: Places::new(counted) })
+    Ok(Source::Separated { headers, records: reader.into_records(), line_numbers: LineNumbers::new(counted) })
 }
 
 fn object(line: &str) -> Result<Map<String, Value>, String> {

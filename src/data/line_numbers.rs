@@ -5,21 +5,21 @@ use std::io::{BufRead, BufReader};
 
 /// Counts the lines of a file as far as it is asked. The csv reader's own count is behind when a line ends with two bytes
 /// or empty lines follow: it sees these when the next record is read.
-pub(super) struct Places {
+pub(super) struct LineNumbers {
     file: BufReader<File>,
     byte: u64,
     line: u64,
 }
 
-impl Places {
+impl LineNumbers {
     /// At the beginning of a file.
     pub(super) fn new(file: File) -> Self {
-        Places { file: BufReader::new(file), byte: 0, line: 1 }
+        LineNumbers { file: BufReader::new(file), byte: 0, line: 1 }
     }
 
     /// The line, from 1, of the first record that begins at `byte` or after the ends of lines there; of one call to the
     /// next the places must rise.
-    pub(super) fn line_of_record(&mut self, byte: u64) -> u64 {
+    pub(super) fn of_record(&mut self, byte: u64) -> u64 {
         while self.byte < byte && self.pass(byte - self.byte, |_| true) {}
         while self.pass(1, |next| next == b'\r' || next == b'\n') {}
         self.line
