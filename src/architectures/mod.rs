@@ -114,7 +114,8 @@ pub fn trained_layers(hidden: usize, outputs: usize) -> Vec<DenseSpec> {
     ]
 }
 
-fn layer_spec(layer: &LayerConfig) -> LayerSpec {
+/// The sizes of a block, as the file states them.
+pub fn layer_spec(layer: &LayerConfig) -> LayerSpec {
     LayerSpec { num_heads: layer.heads.len(), intermediate_size: layer.intermediate_size }
 }
 

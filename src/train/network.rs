@@ -7,9 +7,7 @@ use candle_core::{Device, Tensor, Var};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::architectures::{
-    self, Encoder, EncoderNames, EncoderSpec, HeadSpec, LayerNames, LayerSpec, Pooling, RaggedBatch,
-};
+use crate::architectures::{self, Encoder, EncoderNames, EncoderSpec, HeadSpec, LayerNames, Pooling, RaggedBatch};
 use crate::checkpoint::{self, LayerConfig, ModelDir, Weights};
 use crate::kernels::Kernels;
 use crate::kernels::affine::{Granularity, Inputs, QuantizedWeights};
@@ -336,6 +334,12 @@ impl Network {
         self.encoder.spec().head_dim
     }
 
+    /// What a step of training sees of a batch, without dropout: the outputs of each sequence.
+    #[cfg(test)]
+    pub(crate) fn fake_quantized(&self, batch: &RaggedBatch) -> Vec<Vec<f32>> {
+        self.forward(batch, Dropout::NONE).unwrap().logits.to_vec2().unwrap()
+    }
+
     /// Whether something of it is fake-quantized.
     pub(super) fn is_quantized(&self) -> bool {
         !self.quantization.is_empty()
@@ -354,8 +358,10 @@ impl Network {
                 (linear.outputs, linear.inputs) = self.variables[*weight].var.dims2()?;
             }
         }
-        let layer = |l: &LayerConfig| LayerSpec { num_heads: l.heads.len(), intermediate_size: l.intermediate_size };
-        let spec = EncoderSpec { layers: self.layers.iter().map(layer).collect(), ..self.encoder.spec().clone() };
+        let spec = EncoderSpec {
+            layers: self.layers.iter().map(architectures::layer_spec).collect(),
+            ..self.encoder.spec().clone()
+        };
         let (kernels, head) = (Kernels::detect(), architectures::trained_layers(spec.hidden_size, task.outputs()));
         let encoder = Int8Encoder::load(spec, &names, &mut weights, kernels)?;
         let head = Head::load(self.pooling, &head, kernels, &mut weights)?;
