@@ -27,12 +27,29 @@ import report
 import roster
 import workload
 
-PARTS = ("threads-2", "threads-1", "no-amx", "avx2", "bert-base", "bert-base-no-amx", "accuracy")
+PARTS = (
+    "threads-2",
+    "threads-1",
+    "no-amx",
+    "no-amx-threads-1",
+    "avx-vnni",
+    "avx2",
+    "bert-base",
+    "bert-base-no-amx",
+    "accuracy",
+)
+# What the CPU must have for a part to differ from the others, by Linux's names.
+NEEDED = {
+    "no-amx": "amx_int8",
+    "no-amx-threads-1": "amx_int8",
+    "bert-base-no-amx": "amx_int8",
+    "avx-vnni": "avx_vnni",
+}
 PACKAGES = ("ctranslate2", "nncf", "numpy", "onnx", "onnxruntime", "openvino", "tokenizers", "torch", "transformers")
 # Engines spin for a moment after their last run.
 PAUSE_SECONDS = 0.3
 # Over the stream, after one that warms up.
-STREAM_PASSES = 1
+STREAM_PASSES = 3
 
 
 class SharedMachine:
@@ -152,8 +169,15 @@ class Comparison:
         orders = ("arrival", "sorted")
         return self.part(entries, others, self.place, 2, workload.GRID, orders, self.args.rounds)
 
+    def no_amx_threads_1(self) -> dict:
+        entries = roster.without_amx(roster.CONTENDERS)
+        return self.part(entries, (), self.place, 1, workload.GRID, ("arrival",), self.fewer)
+
+    def avx_vnni(self) -> dict:
+        return self.part(roster.without_avx512("avx_vnni"), (), self.place, 2, workload.GRID, ("arrival",), self.fewer)
+
     def avx2(self) -> dict:
-        return self.part(roster.without_avx512(), (), self.place, 2, workload.GRID, ("arrival",), self.fewer)
+        return self.part(roster.without_avx512("avx2"), (), self.place, 2, workload.GRID, ("arrival",), self.fewer)
 
     def bert_base(self) -> dict:
         return self.part(roster.BASE, (), self.base_place, 2, roster.BASE_CELLS, (), self.fewer)
@@ -167,7 +191,8 @@ class Comparison:
         reference = accuracy.reference(self.sentences_file)
         expected = workload.digest(workload.read_ids(self.sentence_ids))
         found = {}
-        for entry in [*roster.CONTENDERS, *roster.OTHERS]:
+        entries = [*roster.CONTENDERS, *roster.OTHERS, roster.ONNXRUNTIME_AVX2]
+        for entry in entries:
             if not entry.cells or "--float" in entry.flags:
                 continue
             print(f"accuracy: {entry.title}", file=sys.stderr, flush=True)
@@ -177,7 +202,7 @@ class Comparison:
                 else:
                     vectors = self.vectors(entry, len(texts), expected)
             found[entry.name] = accuracy.closeness(vectors, reference)
-        titles = {entry.name: entry.title for entry in [*roster.CONTENDERS, *roster.OTHERS]}
+        titles = {entry.name: entry.title for entry in entries}
         return {"engines": titles, "closeness": found}
 
     def vectors(self, entry: roster.Entry, count: int, expected: str):
@@ -250,8 +275,8 @@ def main() -> None:
     results["versions"] = {name: version(name) for name in PACKAGES} | rust_versions(args.root)
     results["workload"] = report.describe_stream(workload.read_ids(comparison.stream_ids))
     for part in parts:
-        if part.endswith("no-amx") and not cpu.has("amx_int8"):
-            print(f"{part}: left out, this CPU has no AMX", file=sys.stderr)
+        if part in NEEDED and not cpu.has(NEEDED[part]):
+            print(f"{part}: left out, this CPU has no {NEEDED[part]}", file=sys.stderr)
             results["parts"].pop(part, None)
             continue
         started = time.monotonic()

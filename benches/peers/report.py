@@ -170,7 +170,9 @@ def markdown(results: dict) -> str:
         ("threads-2", "As the machine is, two threads"),
         ("threads-1", "As the machine is, one thread"),
         ("no-amx", "AVX-512 VNNI without AMX, two threads"),
-        ("avx2", "AVX2, with AVX-VNNI where the CPU has it, two threads"),
+        ("no-amx-threads-1", "AVX-512 VNNI without AMX, one thread"),
+        ("avx-vnni", "AVX2 with AVX-VNNI, two threads"),
+        ("avx2", "AVX2 alone, two threads"),
     ):
         if part := parts.get(key):
             blocks += [f"### {heading}\n", measured(part), latency_table(part), ratio_table(part)]

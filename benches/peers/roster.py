@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import cpu
 import engines
 import workload
 
@@ -78,15 +77,33 @@ OTHERS = (
     ),
 )
 
-def without_avx512() -> tuple[Entry, ...]:
-    """All with AVX2, and with AVX-VNNI where the CPU has it, as ONNX Runtime cannot be kept from that."""
-    isa, one_dnn = ("avx_vnni", "AVX2_VNNI") if cpu.has("avx_vnni") else ("avx2", "AVX2")
-    openvino, onnxruntime = "openvino-int8-f32", "onnxruntime-int8"
+
+def onnxruntime_on(isa: str) -> Entry:
+    """The copy of ONNX Runtime that takes the CPU for one with `isa` and no more; see avx2_onnxruntime.py."""
+    name = "onnxruntime-int8"
+    return Entry(name, "ONNX Runtime int8", True, name, env={"PYTHONPATH": f"{{work}}/onnxruntime-{isa}"})
+
+
+# Its products saturate.
+ONNXRUNTIME_AVX2 = replace(onnxruntime_on("avx2"), name="onnxruntime-int8-avx2", title="ONNX Runtime int8, AVX2 alone")
+
+
+def without_avx512(isa: str) -> tuple[Entry, ...]:
+    """All with AVX2 (`avx2`), or with AVX-VNNI as well (`avx_vnni`)."""
+    one_dnn = {"avx2": "AVX2", "avx_vnni": "AVX2_VNNI"}[isa]
+    openvino = "openvino-int8-f32"
     return (
         replace(OCTET, title=f"octet int8, {isa}", flags=("--set", f"engine.isa={isa}")),
-        Entry(openvino, "OpenVINO int8, rest f32", True, openvino, env={"ONEDNN_MAX_CPU_ISA": one_dnn}),
-        # See avx2_onnxruntime.py.
-        Entry(onnxruntime, "ONNX Runtime int8", True, onnxruntime, env={"PYTHONPATH": "{work}/onnxruntime-avx2"}),
+        # A pass over the stream takes it most of a minute without VNNI.
+        Entry(
+            openvino,
+            "OpenVINO int8, rest f32",
+            True,
+            openvino,
+            env={"ONEDNN_MAX_CPU_ISA": one_dnn},
+            orders=("arrival",) if isa == "avx_vnni" else (),
+        ),
+        onnxruntime_on(isa),
     )
 
 
@@ -101,9 +118,10 @@ BASE = tuple(
 
 
 def without_amx(entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
-    """The int8 engines of `entries` on AVX-512 VNNI."""
-    flags = lambda entry: ("--set", "engine.isa=avx512_vnni") if entry.engine == "octet" else ()
-    return tuple(replace(entry, amx=False, flags=flags(entry)) for entry in entries if entry.int8)
+    """The int8 engines of `entries` and octet's f32 path on AVX-512 VNNI."""
+    isa = lambda entry: ("--set", "engine.isa=avx512_vnni") if entry.engine == "octet" else ()
+    own = lambda entry: entry.int8 or entry.engine == "octet"
+    return tuple(replace(entry, amx=False, flags=(*entry.flags, *isa(entry))) for entry in entries if own(entry))
 
 
 @dataclass(frozen=True)

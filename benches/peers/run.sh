@@ -3,7 +3,8 @@
 #
 #   benches/peers/run.sh                 all parts: about half an hour on 2 CPUs
 #   benches/peers/run.sh --quick         the grid and the stream, int8 only, briefly, and accuracy: about eight minutes
-#   benches/peers/run.sh --only avx2     one part: threads-2, threads-1, no-amx, avx2, bert-base, bert-base-no-amx, accuracy
+#   benches/peers/run.sh --only avx2     one part: threads-2, threads-1, no-amx, no-amx-threads-1, avx-vnni, avx2, bert-base,
+#                                        bert-base-no-amx, accuracy
 #   benches/peers/run.sh --docs docs/benchmarks.md
 #
 # Needs Linux on x86-64, cargo, python3 (3.11) with venv and pip, and 10 GB in target/. The first run fetches the peers
@@ -38,7 +39,8 @@ fi
 prepare cargo build --release --locked
 prepare cargo build --release --locked --manifest-path "$here/rten/Cargo.toml" --target-dir "$work/rten"
 
-prepare "$python" "$here/avx2_onnxruntime.py" "$work/onnxruntime-avx2"
+prepare "$python" "$here/avx2_onnxruntime.py" "$work/onnxruntime-avx_vnni"
+prepare "$python" "$here/avx2_onnxruntime.py" --without-vnni "$work/onnxruntime-avx2"
 prepare "$python" "$here/bert_base.py" "$OCTET_TEST_F32" "$work/bert-base"
 for model in minilm bert-base; do
     float=$work/bert-base
