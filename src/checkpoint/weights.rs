@@ -416,8 +416,11 @@ impl Weights {
         smoothed.iter().any(|module| module == module_of(name))
     }
 
-    /// The factor of each column of a quantized matrix; empty when it is not smoothed.
-    fn smoothing(&self, name: &str, [_, columns]: [usize; 2]) -> Result<Vec<f32>, CheckpointError> {
+    /// The factor of each column of a quantized matrix, by the name of its weight; empty when it is not smoothed.
+    ///
+    /// # Errors
+    /// [`CheckpointError`] when factors are missing or not said, of another shape, not finite or not positive.
+    pub fn smoothing(&self, name: &str, [_, columns]: [usize; 2]) -> Result<Vec<f32>, CheckpointError> {
         let smoothing = format!("{name}_smoothing");
         match (self.is_smoothed(name), self.entries.get(&smoothing)) {
             (false, None) => Ok(Vec::new()),

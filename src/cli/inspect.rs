@@ -3,7 +3,7 @@
 use clap::Args;
 
 use crate::architectures::{self, Architecture, EncoderNames, EncoderSpec, LayerSpec};
-use crate::checkpoint::{ModelDir, Weights};
+use crate::checkpoint::{CheckpointError, ModelDir, Weights};
 
 use super::table::{Table, megabytes};
 use super::{Common, model_folder};
@@ -86,7 +86,7 @@ pub(super) fn run(args: InspectArgs, common: &Common) -> anyhow::Result<()> {
         table.row([dtype, count.to_string(), megabytes(bytes)]);
     }
     println!("\n{table}");
-    println!("{}", layers(&names, spec.hidden_size, &encoder_weights));
+    println!("{}", layers(&names, spec.hidden_size, &encoder_weights)?);
     if args.tensors {
         let mut table = Table::new(["tensor", "dtype", "shape"]);
         for entry in weights.entries() {
@@ -131,11 +131,15 @@ fn sizes(spec: &EncoderSpec, size: impl Fn(&LayerSpec) -> usize) -> String {
 }
 
 /// Scheme, bits of a weight and bytes of each table and matrix, scales, zero points and factors included.
-fn layers(names: &EncoderNames, width: usize, weights: &Weights) -> Table {
-    let tables = names.tables().map(|t| (t.weight.as_str(), t.rows * width));
-    let matrices = names.layers.iter().flat_map(|l| l.linears()).map(|l| (l.weight.as_str(), l.outputs * l.inputs));
+///
+/// # Errors
+/// When factors of smoothing are not what an executor takes.
+fn layers(names: &EncoderNames, width: usize, weights: &Weights) -> Result<Table, CheckpointError> {
+    let tables = names.tables().map(|t| (t.weight.as_str(), [t.rows, width]));
+    let matrices = names.layers.iter().flat_map(|l| l.linears()).map(|l| (l.weight.as_str(), [l.outputs, l.inputs]));
     let mut table = Table::new(["layer", "weights", "bits", "size"]);
-    for (name, elements) in tables.chain(matrices) {
+    for (name, shape) in tables.chain(matrices) {
+        let is_smoothed = !weights.smoothing(name, shape)?.is_empty();
         let module = name.trim_end_matches(".weight");
         let belongs =
             |entry: &str| entry.strip_prefix(name).is_some_and(|part| part.is_empty() || part.starts_with('_'));
@@ -144,14 +148,11 @@ fn layers(names: &EncoderNames, width: usize, weights: &Weights) -> Table {
         let dtype = parts.iter().find(|part| part.name == name).map_or("I32", |part| part.dtype.as_str());
         let group = weights.quantization().and_then(|q| q.group_of(module));
         let stored = match group.filter(|_| dtype.starts_with('I')) {
-            Some(group) => {
-                let smoothed = parts.iter().any(|part| part.name.ends_with("_smoothing"));
-                format!("{}{}", group.weights, if smoothed { ", smoothed" } else { "" })
-            }
+            Some(group) => format!("{}{}", group.weights, if is_smoothed { ", smoothed" } else { "" }),
             None => dtype.to_lowercase(),
         };
-        let bits = format!("{:.2}", 8.0 * bytes as f64 / elements as f64);
+        let bits = format!("{:.2}", 8.0 * bytes as f64 / (shape[0] * shape[1]) as f64);
         table.row([module.to_string(), stored, bits, format!("{:.3} MB", bytes as f64 / 1e6)]);
     }
-    table
+    Ok(table)
 }

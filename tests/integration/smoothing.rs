@@ -13,7 +13,7 @@ use octet::quantize::{
     quantize,
 };
 
-use super::process::skipped;
+use super::process::{octet, skipped, succeed};
 use super::support::kernels;
 
 const GOLDEN: &str = "tests/goldens/bert-classify";
@@ -147,5 +147,27 @@ fn smoothing_takes_a_quarter_off_the_distance_from_float_and_calibration_sees_it
             "{} tokens",
             alone.tokens()
         );
+    }
+}
+
+#[test]
+fn inspect_refuses_factors_that_an_executor_refuses() {
+    let scratch = tempfile::tempdir().unwrap();
+    let model = scratch.path().join("model");
+    let mut quantize = octet();
+    succeed(quantize.args(["quantize", "tests/goldens/bert"]).arg(&model).args(["--recipe", "w8a8-smooth"]));
+    assert!(succeed(octet().arg("inspect").arg(&model)).contains(", smoothed"));
+    let weights = model.join("model.safetensors");
+    let mut content = std::fs::read(&weights).unwrap();
+    let header = 8 + u64::from_le_bytes(content[..8].try_into().unwrap()) as usize;
+    let tensors: serde_json::Value = serde_json::from_slice(&content[8..header]).unwrap();
+    let (name, tensor) = tensors.as_object().unwrap().iter().find(|(name, _)| name.ends_with("_smoothing")).unwrap();
+    let first = header + tensor["data_offsets"][0].as_u64().unwrap() as usize;
+    for (factor, told) in [(f32::NAN, "value NaN at index 0"), (0.0, "factor 0 of column 0"), (-1.0, "factor -1 of")] {
+        content[first..first + 4].copy_from_slice(&factor.to_le_bytes());
+        std::fs::write(&weights, &content).unwrap();
+        let output = octet().arg("inspect").arg(&model).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && error.contains(told) && error.contains(name), "{error}");
     }
 }
