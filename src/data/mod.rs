@@ -67,6 +67,10 @@ pub enum DataError {
     /// The extension names no known format.
     #[error("{path}: unknown format; the name must end in .jsonl, .csv or .tsv", path = path.display())]
     Format { path: PathBuf },
+    /// It begins with the byte order mark of UTF-16.
+    #[error("{path}: is UTF-16 by its first bytes, expected UTF-8; save it as UTF-8 (from a spreadsheet as \"CSV UTF-8\"), or \
+             convert it: iconv -f UTF-16 -t UTF-8 OLD > NEW", path = path.display())]
+    Utf16 { path: PathBuf },
     /// A column that was asked for, or the text, is not there.
     #[error("{path}: no column {wanted}; found {}; {}", .found.join(", "), columns::hint(.found), path = path.display())]
     Column { path: PathBuf, wanted: String, found: Vec<String> },

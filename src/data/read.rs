@@ -1,7 +1,7 @@
 //! Lines → examples.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, ErrorKind, Lines};
+use std::io::{BufRead, BufReader, ErrorKind, Lines, Read};
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -14,6 +14,8 @@ use super::{DataError, Example, Label};
 const SHOWN_LINES: usize = 10;
 /// What a file that an editor saved as "UTF-8 with BOM" begins with.
 const BYTE_ORDER_MARK: char = '\u{feff}';
+/// What a file in UTF-16 begins with, little-endian and big-endian.
+const UTF_16_MARKS: [[u8; 2]; 2] = [[0xff, 0xfe], [0xfe, 0xff]];
 
 /// What is wrong with a line.
 #[derive(Clone, Debug, PartialEq)]
@@ -99,9 +101,13 @@ fn see_with(path: &Path, columns: &Columns, limit: usize, mut see: impl FnMut(Ex
 /// Opens a file of examples to read one after another: it is never in memory as a whole.
 ///
 /// # Errors
-/// [`DataError`] when it cannot be opened, or a column is not there.
+/// [`DataError`] when it cannot be opened, is UTF-16, or a column is not there.
 pub fn open(path: &Path, columns: &Columns) -> Result<Examples, DataError> {
     let file = || File::open(path).map_err(|source| DataError::Read { path: path.to_path_buf(), source });
+    let mut start = [0; 2];
+    if file()?.read_exact(&mut start).is_ok() && UTF_16_MARKS.contains(&start) {
+        return Err(DataError::Utf16 { path: path.to_path_buf() });
+    }
     let lines = match path.extension().and_then(|e| e.to_str()) {
         Some("jsonl") => Source::Json(BufReader::new(file()?).lines()),
         Some("csv") => separated(path, [file()?, file()?], b',', columns)?,

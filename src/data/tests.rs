@@ -87,6 +87,22 @@ fn a_line_that_is_not_utf_8_is_named_and_the_next_ones_are_read() {
 }
 
 #[test]
+fn utf_16_is_named_with_what_to_do() {
+    let encoded = |content: &str, bytes: fn(u16) -> [u8; 2]| -> Vec<u8> {
+        format!("\u{feff}{content}").encode_utf16().flat_map(bytes).collect()
+    };
+    for (name, content) in [("a.csv", "text,label\na,b\n"), ("a.tsv", "text\tlabel\n"), ("a.jsonl", "{\"text\":\"a\"}")]
+    {
+        for bytes in [u16::to_le_bytes, u16::to_be_bytes] {
+            let (_dir, path) = write(name, &encoded(content, bytes));
+            let error = read_examples(&path).unwrap_err().to_string();
+            assert!(error.contains("UTF-16") && error.contains("iconv -f UTF-16 -t UTF-8"), "{error}");
+        }
+    }
+    assert_eq!(read("a.jsonl", "\u{feff}{\"text\":\"a\"}").unwrap()[0].text, "a", "UTF-8 may have a mark");
+}
+
+#[test]
 fn a_folder_in_place_of_a_file_is_an_error_and_ends() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.jsonl");
