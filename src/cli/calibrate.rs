@@ -17,7 +17,7 @@ use crate::eval::labels;
 use crate::eval::multi_label::{Aim, Counts, fit_threshold};
 use crate::pipelines::{Classifier, Loader, Precision, sigmoid_temperature, softmax_temperature};
 
-use super::columns::ColumnArgs;
+use super::columns::{ColumnArgs, with_found};
 use super::table::Table;
 use super::{Common, kernels, model_folder, progress};
 
@@ -118,7 +118,11 @@ fn row(table: &mut Table, what: &str, temperature: f32, accuracy: f64, calibrati
 
 fn one_label(args: &CalibrateArgs, mut classifier: Classifier, examples: &[Example]) -> anyhow::Result<Fitted> {
     let truths = labels::truths(examples, &classifier.labels, &args.model)?;
-    ensure!(truths.iter().any(Option::is_some), "no example has a label; see --label-column");
+    ensure!(
+        truths.iter().any(Option::is_some),
+        "{}: no example has a label; see --label-column",
+        with_found(&args.data, &args.columns.columns())
+    );
     let wanted = args.fallback.as_ref().map(|label| fallback_class(label, &classifier)).transpose()?;
     // Without --fallback the stored one stays, and counts in all figures.
     if wanted.is_some() {
@@ -201,7 +205,11 @@ fn fit_fallback(
 
 fn several_labels(args: &CalibrateArgs, mut classifier: Classifier, examples: &[Example]) -> anyhow::Result<Fitted> {
     let truths = labels::truth_sets(examples, &classifier.labels, &args.model)?;
-    ensure!(truths.iter().any(Option::is_some), "no example has labels; see --labels-column");
+    ensure!(
+        truths.iter().any(Option::is_some),
+        "{}: no example has labels; see --labels-column",
+        with_found(&args.data, &args.columns.columns())
+    );
     let outputs = outputs(&classifier, examples)?;
     let labelled: Vec<(&[f32], &[bool])> = outputs
         .logits

@@ -1,8 +1,10 @@
 //! Flags that say which column of a data file holds what.
 
+use std::path::Path;
+
 use clap::Args;
 
-use crate::data::{Columns, Field};
+use crate::data::{Columns, Field, column_names};
 
 /// Names of columns (csv, tsv) or fields (jsonl) with texts.
 #[derive(Args)]
@@ -64,4 +66,10 @@ impl ColumnArgs {
 pub(super) fn with_names<const N: usize>(columns: Columns, named: [(Field, &Option<String>); N]) -> Columns {
     let named = named.into_iter().filter_map(|(field, name)| Some((field, name.as_ref()?)));
     named.fold(columns, |columns, (field, name)| columns.name(field, name))
+}
+
+/// What a file has in place of a column that it has not: `texts.csv (found review, stars)`.
+pub(super) fn with_found(path: &Path, columns: &Columns) -> String {
+    let found = column_names(path, columns).unwrap_or_default();
+    format!("{} (found {})", path.display(), found.join(", "))
 }

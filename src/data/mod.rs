@@ -10,7 +10,7 @@ mod read;
 use std::path::PathBuf;
 
 pub use columns::{Columns, Field};
-pub use read::{BadLine, Examples, open, read_examples, read_with, sample_with};
+pub use read::{BadLine, Examples, column_names, open, read_examples, read_with, sample_with};
 
 /// One example as it stands in a file.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -117,6 +117,22 @@ pub fn open(path: &Path, columns: &Columns) -> Result<Examples, DataError> {
     Ok(Examples { source: lines, columns: columns.clone(), line: 0 })
 }
 
+/// Names of the columns of a file, or of the fields of its first line: what there is, for a message about what is not.
+///
+/// # Errors
+/// [`DataError`] when it cannot be opened, or a column is not there.
+pub fn column_names(path: &Path, columns: &Columns) -> Result<Vec<String>, DataError> {
+    Ok(match open(path, columns)?.source {
+        Source::Separated { headers, .. } => headers,
+        Source::Json(lines) => {
+            let mut lines = lines.map_while(Result::ok).filter(|line| !line.trim().is_empty());
+            let first = lines.next().and_then(|line| object(line.trim_start_matches(BYTE_ORDER_MARK)).ok());
+            first.unwrap_or_default().keys().cloned().collect()
+        }
+        Source::Over => Vec::new(),
+    })
+}
+
 /// The examples of a file in their order, each read when it is asked for.
 pub struct Examples {
     source: Source,

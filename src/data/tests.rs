@@ -103,6 +103,20 @@ fn utf_16_is_named_with_what_to_do() {
 }
 
 #[test]
+fn the_names_of_columns_and_fields_are_told() {
+    for (name, content) in [
+        ("a.csv", "\u{feff}text,stars\na,1\n"),
+        ("a.tsv", "text\tstars\n"),
+        ("a.jsonl", "\n{\"text\":\"a\",\"stars\":1}\n{\"other\":1}\n"),
+    ] {
+        let (_dir, path) = write(name, content.as_bytes());
+        assert_eq!(column_names(&path, &Columns::default()).unwrap(), ["text", "stars"], "{name}");
+    }
+    let (_dir, path) = write("a.jsonl", b"[1]\n");
+    assert!(column_names(&path, &Columns::default()).unwrap().is_empty());
+}
+
+#[test]
 fn a_folder_in_place_of_a_file_is_an_error_and_ends() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("a.jsonl");

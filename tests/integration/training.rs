@@ -212,3 +212,20 @@ fn columns_have_any_name_and_the_next_commands_are_told_as_one_types_them() {
     let recipe = std::fs::read_to_string(scratch.path("model-run/recipe.toml")).unwrap();
     assert!(recipe.contains("text_column = \"my review\"") && !recipe.contains("pair_column"), "{recipe}");
 }
+
+#[test]
+fn texts_without_a_label_are_told_with_the_columns_that_there_are() {
+    let scratch = Scratch::new();
+    let csv = scratch.write("texts.csv", "text,stars\ngood,1\nbad,2\n");
+    let jsonl = scratch.write("texts.jsonl", "{\"text\":\"good\",\"stars\":\"1\"}\n");
+    for texts in [&csv, &jsonl] {
+        let told = |output: std::io::Result<Output>| {
+            let error = refused(&output.unwrap());
+            assert!(error.contains("(found text, stars)") && error.contains("--label-column"), "{error}");
+        };
+        told(scratch.train("model", texts).output());
+        for command in ["eval", "calibrate"] {
+            told(octet().args([command, "models/sentiment"]).arg("--data").arg(texts).output());
+        }
+    }
+}

@@ -3,6 +3,7 @@
 use anyhow::ensure;
 use serde_json::json;
 
+use crate::cli::columns::with_found;
 use crate::cli::progress;
 use crate::cli::section::Section;
 use crate::cli::table::Table;
@@ -49,7 +50,8 @@ pub(super) fn compare(arena: &Arena<'_>, classifiers: &[&Classifier]) -> anyhow:
     let with_ratings = examples.iter().any(|e| e.rating.is_some());
     ensure!(
         truths.iter().any(Option::is_some) || (arena.args.valence && with_ratings),
-        "no example has a label; accuracy needs a column \"label\" (--label-column), agreement alone needs labels too"
+        "{}: no example has a label; accuracy needs a column \"label\" (--label-column), agreement alone needs labels too",
+        with_found(&arena.args.data, &arena.args.columns.columns())
     );
     let bar = progress::bar(examples.len() * classifiers.len(), "classify");
     let outputs = classification::run(classifiers, examples, |done| bar.set_position(done as u64))?;

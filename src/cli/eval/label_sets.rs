@@ -4,6 +4,7 @@ use anyhow::ensure;
 use serde_json::json;
 
 use crate::checkpoint::DEFAULT_THRESHOLD;
+use crate::cli::columns::with_found;
 use crate::cli::progress;
 use crate::cli::section::Section;
 use crate::cli::table::Table;
@@ -39,7 +40,11 @@ pub(super) fn compare(arena: &Arena<'_>, classifiers: &[&Classifier]) -> anyhow:
         labels::truth_sets(arena.examples, own, arena.name(index))?;
     }
     let truths = labels::truth_sets(arena.examples, &all, arena.name(0))?;
-    ensure!(truths.iter().any(Option::is_some), "no example has labels; see --labels-column");
+    ensure!(
+        truths.iter().any(Option::is_some),
+        "{}: no example has labels; see --labels-column",
+        with_found(&arena.args.data, &arena.args.columns.columns())
+    );
     let bar = progress::bar(arena.examples.len() * classifiers.len(), "classify");
     let outputs = classification::run(classifiers, arena.examples, |done| bar.set_position(done as u64))?;
     bar.finish_and_clear();
