@@ -61,7 +61,8 @@ pub struct DevScores {
     /// Mean loss, as in training but without dropout and smoothing.
     #[serde(deserialize_with = "super::state::or_nan")]
     pub loss: f32,
-    /// One class: share of right ones. Several: share of right yes-or-no answers.
+    /// One class: share of right ones. Several: subset accuracy, the share of texts that got exactly their classes, as
+    /// `octet eval` measures it with thresholds of 0.5.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
     /// Pearson's correlation of the number with its truth.
@@ -93,9 +94,9 @@ impl DevScores {
                 Some(rows.iter().zip(items).filter(right).count() as f64 / rows.len() as f64)
             }
             ProblemType::MultiLabel => {
-                let pairs = || rows.iter().zip(items).flat_map(|(row, item)| row.iter().zip(&item.classes));
-                let right = pairs().filter(|(logit, class)| (**logit > 0.0) == (**class > 0.5)).count();
-                Some(right as f64 / pairs().count() as f64)
+                let given = |(logit, class): (&f32, &f32)| (*logit >= 0.0) == (*class > 0.5);
+                let exact = |(row, item): &(&Vec<f32>, &Item)| row.iter().zip(&item.classes).all(given);
+                Some(rows.iter().zip(items).filter(exact).count() as f64 / rows.len() as f64)
             }
         };
         let pearson = task.has_value().then(|| {

@@ -229,3 +229,27 @@ fn texts_without_a_label_are_told_with_the_columns_that_there_are() {
         }
     }
 }
+
+#[test]
+fn several_labels_are_measured_as_evaluation_measures_them() {
+    let scratch = Scratch::new();
+    // One label follows a word, the other does not follow any, so that some texts get one of two.
+    let row = |i: usize| {
+        let words = ["good", "bad"][i % 2];
+        let labels = [["kind", "odd"].as_slice(), &[], &["kind"], &["odd"]][i % 2 + 2 * (i * i / 3 % 2)];
+        format!("{}\n", serde_json::json!({"text": format!("the {words} film in rain"), "labels": labels}))
+    };
+    let texts = scratch.write("texts.jsonl", &(0..60).map(row).collect::<String>());
+    let rates = ["--epochs", "2", "--batch-size", "8", "--learning-rate", "1e-3", "--head-learning-rate", "5e-3"];
+    let printed = succeed(scratch.train("model", &texts).args(rates).arg("--quantization-aware"));
+    assert!(printed.contains("dev subset accuracy") && !printed.contains("dev accuracy"), "{printed}");
+    let best = printed.split("weights of epoch ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+    let row = printed.lines().rfind(|line| line.split_whitespace().next() == Some(best)).unwrap();
+    let trained: f64 = row.split_whitespace().nth(3).unwrap().parse().unwrap();
+    assert!(trained > 0.0 && trained < 1.0, "{printed}");
+    let report = scratch.path("report.json");
+    succeed(octet().arg("eval").arg(scratch.path("model")).arg("--data").arg(&texts).arg("--json").arg(&report));
+    let report: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(report).unwrap()).unwrap();
+    let found = report["sections"]["accuracy"][0]["subset_accuracy"].as_f64().unwrap();
+    assert_eq!(format!("{trained:.4}"), format!("{found:.4}"), "{printed}");
+}

@@ -9,8 +9,8 @@ const POINTS: usize = 150;
 /// A figure of an epoch, when it has it.
 type OfEpoch = fn(&EpochRecord) -> Option<f64>;
 
-/// Loss, gradient and step size over steps, and the scores of each epoch.
-pub(super) fn page(title: &str, history: &History, best: usize) -> String {
+/// Loss, gradient and step size over steps, and the scores of each epoch; `measure` is what their accuracy is called.
+pub(super) fn page(title: &str, measure: &str, history: &History, best: usize) -> String {
     let steps = |name: &str, y: &str, value: fn(&StepRecord) -> f32| {
         let size = history.steps.len().div_ceil(POINTS).max(1);
         let mean = |part: &[StepRecord]| {
@@ -29,8 +29,9 @@ pub(super) fn page(title: &str, history: &History, best: usize) -> String {
         let series = series.iter().map(line).filter(|s: &LineSeries| !s.points.is_empty()).collect();
         Lines { title: title.into(), x_label: "epoch".into(), series, ..Lines::default() }.svg()
     };
+    let dev_measure = format!("dev {measure}");
     let mut table =
-        vec![["epoch", "train loss", "dev loss", "dev accuracy", "dev correlation"].map(String::from).to_vec()];
+        vec![["epoch", "train loss", "dev loss", &dev_measure, "dev correlation"].map(String::from).to_vec()];
     for e in &history.epochs {
         let number = |x: Option<f64>| x.map_or(String::new(), |x| format!("{x:.4}"));
         let mark = if e.epoch == best { " (best)" } else { "" };
@@ -46,7 +47,7 @@ pub(super) fn page(title: &str, history: &History, best: usize) -> String {
         )),
         Block::Figure(epochs(
             "Dev scores by epoch",
-            &[("accuracy", |e| e.dev.accuracy), ("correlation", |e| e.dev.pearson)],
+            &[(measure, |e| e.dev.accuracy), ("correlation", |e| e.dev.pearson)],
         )),
         Block::Figure(steps("loss", "Training loss", |s| s.loss)),
         Block::Figure(steps("norm", "Length of the gradient before clipping", |s| s.norm)),

@@ -95,6 +95,7 @@ pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow:
     let bar = progress::bar(1, "train");
     let mut steps = 1;
     let (mut mean, mut failed, mut training, mut since) = (None, None, Duration::ZERO, Instant::now());
+    let measure = measure(task.problem_type);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads(&engine)).thread_name(|i| format!("train-{i}"));
     let found = pool.build().context("cannot start threads")?.install(|| {
         let lesson = Lesson { task: &task, train: &train, dev: &dev, scale, teacher: teacher.as_ref() };
@@ -119,12 +120,12 @@ pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow:
                     };
                     let [epoch, loss, dev_loss, accuracy, pearson] = cells(&record);
                     eprintln!(
-                        "epoch {epoch}: loss {loss}, dev loss {dev_loss}, accuracy {accuracy}, correlation {pearson}{mark}; \
+                        "epoch {epoch}: loss {loss}, dev loss {dev_loss}, {measure} {accuracy}, correlation {pearson}{mark}; \
                          steps took {:.1} s",
                         training.as_secs_f64()
                     );
                 });
-                let page = curves::page(&name, history, if best { record.epoch } else { 0 });
+                let page = curves::page(&name, measure, history, if best { record.epoch } else { 0 });
                 (training, since) = (Duration::ZERO, Instant::now());
                 failed = failed.take().or(write(&run_dir, "curves.html", &page).err());
             }
@@ -134,15 +135,23 @@ pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow:
     if let Some(error) = failed {
         return Err(error);
     }
-    let mut table = Table::new(["epoch", "train loss", "dev loss", "dev accuracy", "dev correlation"]);
+    let mut table = Table::new(["epoch", "train loss", "dev loss", &format!("dev {measure}"), "dev correlation"]);
     found.history.epochs.iter().for_each(|record| table.row(cells(record)));
     println!("{table}");
-    write(&run_dir, "curves.html", &curves::page(&name, &found.history, found.epoch))?;
+    write(&run_dir, "curves.html", &curves::page(&name, measure, &found.history, found.epoch))?;
     if settings.prunes_structures() {
         println!("{}", what_is_left(&found.layers, network.layers()));
     }
     let config = model_config(&dir, &task, pooling, &found.layers);
     export(args, recipe, encoder, config, scheme, &found)
+}
+
+/// What `octet eval` calls the share of texts that are wholly right.
+fn measure(problem_type: ProblemType) -> &'static str {
+    match problem_type {
+        ProblemType::MultiLabel => "subset accuracy",
+        ProblemType::SingleLabel | ProblemType::Regression => "accuracy",
+    }
 }
 
 /// Number, train loss, dev loss, accuracy and correlation of an epoch; `-` for what the task does not have.
