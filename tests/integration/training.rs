@@ -114,6 +114,32 @@ fn a_run_that_is_killed_goes_on_with_the_same_bits() {
 }
 
 #[test]
+fn a_finished_run_leaves_its_model_as_it_is_and_writes_one_that_is_missing() {
+    let scratch = Scratch::new();
+    let texts = scratch.texts("texts.csv", false);
+    let short = ["--epochs", "2"];
+    succeed(scratch.train("model", &texts).args(short));
+    succeed(octet().arg("eval").arg(scratch.path("model")).arg("--data").arg(&texts).arg("--write"));
+    let read = |file: &str| std::fs::read(scratch.path("model").join(file)).unwrap();
+    let files = ["quant.json", "README.md", "model.safetensors"];
+    let before = files.map(read);
+    let resume = || succeed(scratch.train("model", &texts).args(short).arg("--resume"));
+    let told = resume();
+    assert!(told.contains("is the model of this run, which is finished, and stays as it is"), "{told}");
+    assert!(files.map(read) == before, "stored scores and weights stay");
+
+    std::fs::remove_dir_all(scratch.path("model")).unwrap();
+    assert!(resume().contains("weights of epoch"));
+    assert!(read("model.safetensors") == before[2], "what is missing is written again");
+    // A folder of other weights is none of this run: as that of a run that was stopped, it is replaced.
+    succeed(scratch.train("other", &texts).args(short).args(["--seed", "2"]));
+    std::fs::remove_dir_all(scratch.path("model")).unwrap();
+    std::fs::rename(scratch.path("other"), scratch.path("model")).unwrap();
+    assert!(resume().contains("weights of epoch"));
+    assert!(read("model.safetensors") == before[2]);
+}
+
+#[test]
 fn a_run_that_diverges_says_so_again_when_it_is_resumed() {
     let scratch = Scratch::new();
     let texts = scratch.texts("texts.csv", false);

@@ -7,7 +7,9 @@ use anyhow::{Context, ensure};
 use serde_json::{Map, Value, json};
 
 use crate::architectures::{self, Architecture, Pooling, ProblemType, trained_head};
-use crate::checkpoint::{Existing, LayerConfig, ModelDir, ModelFiles, card, update_manifest, write_model};
+use crate::checkpoint::{
+    Existing, LayerConfig, ModelDir, ModelFiles, QuantManifest, card, update_manifest, write_model,
+};
 use crate::data::read_with;
 use crate::kernels::Kernels;
 use crate::nn::{FakeQuantization, Products};
@@ -95,12 +97,14 @@ pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow:
     let bar = progress::bar(1, "train");
     let mut steps = 1;
     let (mut mean, mut failed, mut training, mut since) = (None, None, Duration::ZERO, Instant::now());
+    let mut is_finished = args.resume;
     let measure = measure(task.problem_type);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads(&engine)).thread_name(|i| format!("train-{i}"));
     let found = pool.build().context("cannot start threads")?.install(|| {
         let lesson = Lesson { task: &task, train: &train, dev: &dev, scale, teacher: teacher.as_ref() };
         fine_tune(&network, lesson, settings, Some(&checkpoints), |event| match event {
             Event::Step { record, steps: all } => {
+                is_finished = false;
                 steps = all;
                 training += since.elapsed();
                 since = Instant::now();
@@ -143,7 +147,13 @@ pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow:
         println!("{}", what_is_left(&found.layers, network.layers()));
     }
     let config = model_config(&dir, &task, pooling, &found.layers);
-    export(args, recipe, encoder, config, scheme, &found)
+    let float = write_float(&run_dir.join("model"), encoder, config, &found)?;
+    if is_finished && is_made_of(&args.destination, &float, &found) {
+        let model = args.destination.display();
+        println!("{model}: is the model of this run, which is finished, and stays as it is; --force begins anew");
+        return Ok(());
+    }
+    export(args, recipe, &float, scheme, &found)
 }
 
 /// What `octet eval` calls the share of texts that are wholly right.
@@ -292,25 +302,40 @@ pub(super) fn model_config(
     config
 }
 
-/// Writes the float folder in the run's folder, and the folder that serves, stored as `scheme` says.
-fn export(
-    args: &TrainArgs,
-    recipe: &Recipe,
+/// Writes the weights of the best epoch in f32.
+fn write_float(
+    folder: &Path,
     encoder: &Path,
     config: Map<String, Value>,
-    scheme: Scheme,
     found: &FineTuned,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<ModelDir> {
     ensure!(
         found.dev.score().is_finite(),
         "the scores on dev are no numbers, so no model is written; lower --learning-rate or --head-learning-rate, and \
          begin anew with --force"
     );
-    let run_dir = args.run_dir();
-    let float = run_dir.join("model");
     let files =
         ModelFiles { config, tensors: found.tensors.clone(), copy_from: Some(encoder), ..ModelFiles::default() };
-    write_model(&float, &files, Existing::Replace)?;
+    write_model(folder, &files, Existing::Replace)?;
+    Ok(ModelDir::open(folder)?)
+}
+
+/// Whether a folder holds what a run exports of these float weights, whole.
+fn is_made_of(model: &Path, float: &ModelDir, found: &FineTuned) -> bool {
+    ModelDir::open(model).is_ok_and(|model| {
+        let whole = |m: &QuantManifest| m.temperature.is_some() == found.temperature.is_some();
+        model.manifest().is_some_and(|manifest| manifest.source.sha256 == float.digest() && whole(manifest))
+    })
+}
+
+/// Writes the folder that serves, stored as `scheme` says.
+fn export(
+    args: &TrainArgs,
+    recipe: &Recipe,
+    float: &ModelDir,
+    scheme: Scheme,
+    found: &FineTuned,
+) -> anyhow::Result<()> {
     let options = &recipe.options;
     let source = recipe.path(&options.train, "train")?.display().to_string();
     let quantization = QuantizeOptions {
@@ -320,15 +345,15 @@ fn export(
         made: stored::made(&found.stored),
         recipe: scheme,
     };
-    let report = quantize(&ModelDir::open(&float)?, &args.destination, &quantization, |_, _| {})?;
+    let report = quantize(float, &args.destination, &quantization, |_, _| {})?;
     update_manifest(&args.destination, |manifest| manifest.temperature = found.temperature)?;
     card::write(&args.destination).context("cannot write the model card")?;
     let (folder, epoch) = (args.destination.display(), found.epoch);
     let (before, after) = (megabytes(report.f32_bytes), megabytes(report.bytes));
     let scheme = &quantization.recipe.scheme;
-    println!("{folder}: weights of epoch {epoch} in {scheme}, {after}; in f32, {before}: {}", float.display());
-    println!("curves, checkpoint and recipe: {}", run_dir.display());
-    print_next(&args.destination, recipe, Some(&float));
+    println!("{folder}: weights of epoch {epoch} in {scheme}, {after}; in f32, {before}: {}", float.path().display());
+    println!("curves, checkpoint and recipe: {}", args.run_dir().display());
+    print_next(&args.destination, recipe, Some(float.path()));
     Ok(())
 }
 
