@@ -169,7 +169,7 @@ fn mistakes_are_told_before_anything_is_written() {
     };
     told(&scratch.write("a.csv", "text;label\nx, y;a\n"), &[], &["found text;label", "separated by \";\"", "commas"]);
     told(&scratch.write("b.csv", "review,label\nx,a\n"), &[], &["found review, label", "--text-column"]);
-    told(&scratch.write("c.csv", "text,stars\nx,a\n"), &[], &["c.csv: no training text has a label", "--label-column"]);
+    told(&scratch.write("c.csv", "text,stars\nx,a\n"), &[], &["c.csv (found text, stars): no training text has a label", "--label-column"]);
     told(&scratch.write("d.csv", "text,label\nx,a\ny,a\n"), &[], &["d.csv: the only class is \"a\""]);
     told(
         &texts,
@@ -276,6 +276,6 @@ fn several_labels_are_measured_as_evaluation_measures_them() {
     let report = scratch.path("report.json");
     succeed(octet().arg("eval").arg(scratch.path("model")).arg("--data").arg(&texts).arg("--json").arg(&report));
     let report: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(report).unwrap()).unwrap();
-    let found = report["sections"]["accuracy"][0]["subset_accuracy"].as_f64().unwrap();
+    let found = report["accuracy"][0]["subset_accuracy"].as_f64().unwrap();
     assert_eq!(format!("{trained:.4}"), format!("{found:.4}"), "{printed}");
 }
