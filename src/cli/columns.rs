@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::Args;
 
-use crate::data::{Columns, Field, column_names};
+use crate::data::{Columns, Example, Field, column_names};
 
 /// Names of columns (csv, tsv) or fields (jsonl) with texts.
 #[derive(Args)]
@@ -72,4 +72,12 @@ pub(super) fn with_names<const N: usize>(columns: Columns, named: [(Field, &Opti
 pub(super) fn with_found(path: &Path, columns: &Columns) -> String {
     let found = column_names(path, columns).unwrap_or_default();
     format!("{} (found {})", path.display(), found.join(", "))
+}
+
+/// The file that `examples` are of, with what it has in place of labels when there are none.
+pub(super) fn labelled(path: &Path, columns: &Columns, examples: &[Example]) -> String {
+    match examples.iter().any(|example| example.label.is_some() || example.labels.is_some()) {
+        true => path.display().to_string(),
+        false => with_found(path, columns),
+    }
 }

@@ -169,7 +169,11 @@ fn mistakes_are_told_before_anything_is_written() {
     };
     told(&scratch.write("a.csv", "text;label\nx, y;a\n"), &[], &["found text;label", "separated by \";\"", "commas"]);
     told(&scratch.write("b.csv", "review,label\nx,a\n"), &[], &["found review, label", "--text-column"]);
-    told(&scratch.write("c.csv", "text,stars\nx,a\n"), &[], &["c.csv (found text, stars): no training text has a label", "--label-column"]);
+    told(
+        &scratch.write("c.csv", "text,stars\nx,a\n"),
+        &[],
+        &["c.csv (found text, stars): no training text has a label", "--label-column"],
+    );
     told(&scratch.write("d.csv", "text,label\nx,a\ny,a\n"), &[], &["d.csv: the only class is \"a\""]);
     told(
         &texts,

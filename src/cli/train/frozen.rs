@@ -17,7 +17,7 @@ use crate::pipelines::{Embedder, Loader, Precision};
 use crate::train::Task;
 use crate::train::head::{HeadSettings, TrainedHead, Vectors, train_head};
 
-use super::super::columns::with_found;
+use super::super::columns::labelled;
 use super::super::table::Table;
 use super::super::{Common, kernels, progress};
 use super::recipe::Recipe;
@@ -47,7 +47,7 @@ pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow:
     let read = |path| read_with(path, &recipe.columns(), usize::MAX);
     let (train, dev) = (read(train_path)?, read(dev_path)?);
     let task = Task::classify(&train, options.labels.as_deref().unwrap_or_default(), None);
-    let Task { labels, problem_type, .. } = task.with_context(|| with_found(train_path, &recipe.columns()))?;
+    let Task { labels, problem_type, .. } = task.with_context(|| labelled(train_path, &recipe.columns(), &train))?;
     ensure!(
         problem_type == ProblemType::SingleLabel,
         "{} has \"labels\": a head alone learns one class of each text; leave --freeze-encoder out",

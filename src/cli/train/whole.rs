@@ -20,7 +20,7 @@ use crate::train::{
     ValueScale, check_encoder, fine_tune,
 };
 
-use super::super::columns::with_found;
+use super::super::columns::labelled;
 use super::super::quantize::read_recipe;
 use super::super::table::{Table, megabytes};
 use super::super::{Common, progress, threads};
@@ -39,7 +39,7 @@ pub(super) fn run(args: &TrainArgs, recipe: &Recipe, common: &Common) -> anyhow:
     let task = match &options.regression {
         Some(name) => Task::regression(name.clone()),
         None => Task::classify(&train, options.labels.as_deref().unwrap_or_default(), options.value.clone())
-            .with_context(|| with_found(train_path, &recipe.columns()))?,
+            .with_context(|| labelled(train_path, &recipe.columns(), &train))?,
     };
     let own = dir.pooling().map(|p| p.pooling).filter(|p| *p != Pooling::Max);
     let pooling = options.pooling.or(own).unwrap_or(Pooling::Cls);
