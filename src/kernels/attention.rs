@@ -8,8 +8,8 @@
 //! (`tdpbsud`, `tdpbuud`). The error is small beside that of the 8 bits of the linear layers: the output is within 8e-3
 //! of the exact one for values up to 2, some 50 dB below it.
 //!
-//! Queries lie across the lanes, so that their maxima and sums need no work across lanes. They meet the keys in blocks
-//! of 128, with a running maximum (Milakov & Gimelshein 2018, <https://arxiv.org/abs/1805.02867>), so that everything
+//! Queries lie across the lanes of scores, so that their maxima and sums need no work across lanes, and on vectors channels
+//! across those of the output, as they lie in memory. Queries meet the keys in blocks of 128, with a running maximum (Milakov & Gimelshein 2018, <https://arxiv.org/abs/1805.02867>), so that everything
 //! stays in the first-level cache however long the sequence is. The order of all f32 steps is fixed.
 
 use super::isa::{Isa, Kernels};
@@ -17,7 +17,6 @@ use super::lanes::{LANES, LaneKernel, Lanes};
 use super::pack::AlignedVec;
 use integers::query_max;
 use on_vectors::MAX_GROUPS;
-use slices::{load_up_to_16, store};
 
 mod integers;
 #[cfg(target_arch = "x86_64")]
@@ -41,28 +40,26 @@ const SCORE_MIN: f32 = -(1 << 24) as f32;
 const MOST_ON_VECTORS: usize = 48;
 /// Keys that AMX tiles meet together; a multiple of `TILE_ROWS`.
 const CHUNK: usize = 64;
-/// Rows of a register tile, keys or channels.
+/// Rows of a register tile, keys or queries.
 const TILE_ROWS: usize = 8;
 
 /// Memory of [`Kernels::attention`], reused between calls; grows to the longest sequence seen.
 #[derive(Clone, Debug, Default)]
 pub struct AttentionScratch {
-    /// Largest magnitude of each column of the sequence, `[3 * heads * head_dim]`.
+    /// Largest magnitude of each channel of one head's queries, keys and values, `[3][head_dim]`.
     magnitudes: AlignedVec<f32>,
-    /// Keys of one head, `[tokens][head_dim]`.
-    keys: AlignedVec<i16>,
+    /// Keys of one head, pairs of channels: `[tokens][head_dim / 2]`.
+    keys: AlignedVec<i32>,
     /// Values of one head, pairs of tokens: `[tokens / 2][head_dim]`.
     values: AlignedVec<i32>,
     /// Scale of each channel of the values of one head, `[head_dim]`.
     value_scale: AlignedVec<f32>,
-    /// Sixteen quantized queries, `[16][head_dim]`.
-    rows: AlignedVec<i16>,
     /// Queries of one head, pairs of channels: `[head_dim / 2][16 * groups]`.
     queries: AlignedVec<i32>,
     /// Scores of a block of keys, `[128][16 * groups]`. On vectors the bits of weights then take the place of every second
     /// row, pairs of tokens.
     scores: AlignedVec<f32>,
-    /// Weighted sums of values, `[head_dim][16 * groups]`.
+    /// Weighted sums of values, `[16 * groups][head_dim]`, on tiles `[head_dim][16]`.
     totals: AlignedVec<f32>,
     /// What only tiles need.
     #[cfg(target_arch = "x86_64")]
@@ -77,11 +74,10 @@ impl AttentionScratch {
 
     fn reserve(&mut self, shape: Shape) {
         let columns = MAX_GROUPS * LANES;
-        self.magnitudes.resize((3 * shape.hidden()).next_multiple_of(LANES));
-        self.keys.resize(shape.tokens.next_multiple_of(CHUNK) * shape.padded_dim());
+        self.magnitudes.resize(3 * shape.padded_dim());
+        self.keys.resize(shape.tokens.next_multiple_of(CHUNK) * shape.padded_dim() / 2);
         self.values.resize(shape.tokens.div_ceil(2) * shape.padded_dim());
         self.value_scale.resize(shape.padded_dim());
-        self.rows.resize(LANES * shape.padded_dim());
         self.queries.resize(shape.padded_dim() / 2 * columns);
         self.scores.resize(KEY_BLOCK * columns);
         self.totals.resize(shape.padded_dim() * columns);
@@ -114,6 +110,13 @@ impl Shape {
         let start = part * self.hidden() + head * self.head_dim;
         start..start + self.head_dim
     }
+
+    /// The rows of a sequence.
+    #[inline(always)]
+    fn rows<'a>(self, sequence: &'a [&'a [f32]]) -> impl Iterator<Item = &'a [f32]> {
+        let width = 3 * self.hidden();
+        sequence.iter().flat_map(move |rows| rows.chunks_exact(width))
+    }
 }
 
 /// What one head needs besides its keys and values.
@@ -138,45 +141,10 @@ struct Attention<'a> {
     out: &'a mut [f32],
 }
 
-impl Attention<'_> {
-    /// Writes the context of `G` groups of queries from row `first` on: `totals / weight_sums`.
-    #[inline(always)]
-    fn finish<V: Lanes, const G: usize>(&mut self, head: Head<V>, first: usize, weight_sums: [V; G]) {
-        let shape = self.shape;
-        let AttentionScratch { value_scale, totals, .. } = &*self.scratch;
-        let totals = totals.as_slice();
-        for g in 0..G {
-            let inverse = V::splat(1.0).div(weight_sums[g]).add(head.poison);
-            let rows = LANES.min(self.out.len() / shape.hidden() - (first + g * LANES));
-            for channel in (0..shape.head_dim).step_by(LANES) {
-                let mut block = [V::splat(0.0); LANES];
-                for (l, block) in block.iter_mut().enumerate() {
-                    *block = load_up_to_16::<V>(&totals[((channel + l) * G + g) * LANES..]).mul(inverse);
-                }
-                let scale = load_up_to_16(&value_scale.as_slice()[channel..]);
-                let columns = V::transpose(block);
-                let column = shape.columns(0, head.index).start + channel;
-                let count = LANES.min(shape.head_dim - channel);
-                for (l, row) in columns.iter().enumerate().take(rows) {
-                    let y = row.mul(scale);
-                    let to = &mut self.out[(first + g * LANES + l) * shape.hidden() + column..][..count];
-                    if count == LANES {
-                        store(y, to);
-                    } else {
-                        // SAFETY: `to` holds `count` values.
-                        unsafe { y.store_first(to.as_mut_ptr(), count) };
-                    }
-                }
-            }
-        }
-    }
-}
-
 impl LaneKernel for Attention<'_> {
     #[inline(always)]
     fn run<V: Lanes>(mut self) {
         self.scratch.reserve(self.shape);
-        self.measure::<V>();
         #[cfg(target_arch = "x86_64")]
         if V::BESIDE_TILES && self.on_tiles {
             return self.run_on_tiles::<V>();

@@ -4,7 +4,7 @@
 //! bytes, `v = 256 h + l` with `h` signed, and the four products of bytes are put together in i32.
 
 use super::integers::quantize;
-use super::slices::{load_ints, load_up_to_16, store, store_ints};
+use super::slices::{load_ints, load_up_to_16, store, store_ints, store_up_to_16};
 use super::weights::{add_pairs, factor_of, weights_of};
 use super::{Attention, AttentionScratch, CHUNK, Head, KEY_BLOCK, SCORE_MIN, Shape, VALUE_MAX};
 use crate::kernels::lanes::{Ints, LANES, Lanes};
@@ -37,7 +37,7 @@ impl Bytes {
         self.sums.resize(4 * TILE);
     }
 
-    /// Quantizes 16 channels of the values of a head, from channel `at` on; past the last token they are 0.
+    /// Quantizes 32 channels of the values of a head, from channel `at` on; past the last token they are 0.
     #[inline(always)]
     pub(super) fn pack_values<V: Lanes>(
         &mut self,
@@ -45,10 +45,19 @@ impl Bytes {
         shape: Shape,
         head: usize,
         at: usize,
-        inverse: V,
+        inverse: [V; 2],
     ) {
+        for (g, inverse) in inverse.into_iter().enumerate() {
+            if at + g * LANES < shape.head_dim {
+                self.pack_16_values(sequence, shape, head, at + g * LANES, inverse);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn pack_16_values<V: Lanes>(&mut self, sequence: &[&[f32]], shape: Shape, head: usize, at: usize, inverse: V) {
         let columns = shape.columns(2, head);
-        let mut rows = sequence.iter().flat_map(|rows| rows.chunks_exact(3 * shape.hidden()));
+        let mut rows = shape.rows(sequence);
         let [low, high] = &mut self.values;
         let per_chunk = shape.padded_dim() / SIDE * TILE;
         let chunks =
@@ -98,24 +107,24 @@ impl Attention<'_> {
         for block in (0..self.shape.tokens).step_by(KEY_BLOCK) {
             let tokens = KEY_BLOCK.min(self.shape.tokens - block);
             let before = max;
-            max = self.score(block, tokens, max);
+            max = self.score_on_tiles(block, tokens, max);
             let factor = factor_of(before, max, head.exponent);
-            weight_sum = weight_sum.mul_add(factor, self.weights(tokens, max, head.exponent).to_floats());
-            self.weigh(block, tokens, factor);
+            weight_sum = weight_sum.mul_add(factor, self.weights_on_tiles(tokens, max, head.exponent).to_floats());
+            self.weigh_on_tiles(block, tokens, factor);
         }
-        self.finish::<V, 1>(head, first, [weight_sum]);
+        self.finish(head, first, weight_sum);
     }
 
     /// The scores of 16 queries with the keys of a block, minus infinity up to a whole quad; gives the largest of `max` and
     /// them.
     #[inline(always)]
-    fn score<V: Lanes>(&mut self, block: usize, tokens: usize, max: V) -> V {
+    fn score_on_tiles<V: Lanes>(&mut self, block: usize, tokens: usize, max: V) -> V {
         let padded_dim = self.shape.padded_dim();
         let row = padded_dim * size_of::<i16>();
         let (keys, queries) = (self.scratch.keys.as_slice(), self.scratch.queries.as_slice());
         let scores = self.scratch.scores.as_mut_slice();
         for chunk in (0..tokens).step_by(CHUNK) {
-            let keys = &keys[(block + chunk) * padded_dim..][..CHUNK * padded_dim];
+            let keys = &keys[(block + chunk) * padded_dim / 2..][..CHUNK * padded_dim / 2];
             let queries = &queries[..padded_dim / 2 * LANES];
             let scores = &mut scores[chunk * LANES..][..CHUNK * LANES];
             // SAFETY: tiles are configured (`run_on_tiles`). `keys` holds 64 rows of `padded_dim` bf16, `queries` as many
@@ -144,7 +153,7 @@ impl Attention<'_> {
 
     /// The weights of the keys of a block, 0 up to a whole chunk; gives their sum.
     #[inline(always)]
-    fn weights<V: Lanes>(&mut self, tokens: usize, max: V, exponent: V) -> V::Ints {
+    fn weights_on_tiles<V: Lanes>(&mut self, tokens: usize, max: V, exponent: V) -> V::Ints {
         let AttentionScratch { scores, bytes, .. } = &mut *self.scratch;
         let [low, high] = &mut bytes.weights;
         let [low, high] = [low.as_mut_slice(), high.as_mut_slice()];
@@ -170,7 +179,7 @@ impl Attention<'_> {
 
     /// `totals = totals * factor + values * weights` over the keys of a block.
     #[inline(always)]
-    fn weigh<V: Lanes>(&mut self, block: usize, tokens: usize, factor: V) {
+    fn weigh_on_tiles<V: Lanes>(&mut self, block: usize, tokens: usize, factor: V) {
         let shape = self.shape;
         let channel_tiles = shape.padded_dim() / SIDE;
         let bytes = &mut self.scratch.bytes;
@@ -208,6 +217,29 @@ impl Attention<'_> {
                 let sum = upper.shift_left::<8>().add(low);
                 let total: V = load_up_to_16(to);
                 store(total.mul_add(factor, sum.to_floats()), to);
+            }
+        }
+    }
+
+    /// Writes the context of 16 queries from row `first` on: `totals / weight_sum`.
+    #[inline(always)]
+    fn finish<V: Lanes>(&mut self, head: Head<V>, first: usize, weight_sum: V) {
+        let shape = self.shape;
+        let AttentionScratch { value_scale, totals, .. } = &*self.scratch;
+        let totals = totals.as_slice();
+        let inverse = V::splat(1.0).div(weight_sum).add(head.poison);
+        for channel in (0..shape.head_dim).step_by(LANES) {
+            let mut block = [V::splat(0.0); LANES];
+            for (l, block) in block.iter_mut().enumerate() {
+                *block = load_up_to_16::<V>(&totals[(channel + l) * LANES..]).mul(inverse);
+            }
+            let scale = load_up_to_16(&value_scale.as_slice()[channel..]);
+            let column = shape.columns(0, head.index).start + channel;
+            let count = LANES.min(shape.head_dim - channel);
+            let rows = V::transpose(block);
+            let out = self.out[first * shape.hidden()..].chunks_exact_mut(shape.hidden());
+            for (row, to) in rows.iter().zip(out) {
+                store_up_to_16(row.mul(scale), &mut to[column..][..count]);
             }
         }
     }

@@ -37,3 +37,15 @@ pub(super) fn store<V: Lanes>(x: V, to: &mut [f32]) {
     // SAFETY: `to` holds 16 values.
     unsafe { x.store(to.as_mut_ptr()) }
 }
+
+/// Writes as many of the first values as fit, at most 16.
+#[inline(always)]
+pub(super) fn store_up_to_16<V: Lanes>(x: V, to: &mut [f32]) {
+    // SAFETY: no more values are written than `to` holds.
+    unsafe {
+        match to.len() {
+            LANES.. => x.store(to.as_mut_ptr()),
+            count => x.store_first(to.as_mut_ptr(), count),
+        }
+    }
+}
