@@ -296,7 +296,7 @@ impl<'a> Run<'a> {
                 chunks.map(|chosen| Tensor::new(rows(chosen), &Device::Cpu)).collect::<Result<_, _>>()?
             }
             false => {
-                let logits = |chosen| Ok(self.network.forward(&dev.batch(chosen), Dropout::NONE)?.logits);
+                let logits = |chosen| self.network.logits(&dev.batch(chosen));
                 indices.chunks(DEV_TEXTS).map(logits).collect::<candle_core::Result<_>>()?
             }
         };

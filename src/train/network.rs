@@ -312,6 +312,11 @@ impl Network {
         Ok(Outputs { logits: linear(&features, out_weight, out_bias, Products::F32)?, word_ids, words, hidden })
     }
 
+    /// The outputs of each sequence without dropout, `[sequences, outputs]`. Nothing that a gradient would need is kept.
+    pub(super) fn logits(&self, batch: &RaggedBatch) -> candle_core::Result<Tensor> {
+        Ok(self.forward(batch, Dropout::NONE)?.logits.detach())
+    }
+
     /// Queries, keys and values of the block that ends at the share `depth` of the depth, `[tokens, width]` each.
     pub(super) fn projections(&self, depth: f64, outputs: &Outputs) -> candle_core::Result<[Tensor; 3]> {
         let layer = self.layer_at(depth);
@@ -337,7 +342,7 @@ impl Network {
     /// What a step of training sees of a batch, without dropout: the outputs of each sequence.
     #[cfg(test)]
     pub(crate) fn fake_quantized(&self, batch: &RaggedBatch) -> Vec<Vec<f32>> {
-        self.forward(batch, Dropout::NONE).unwrap().logits.to_vec2().unwrap()
+        self.logits(batch).unwrap().to_vec2().unwrap()
     }
 
     /// Whether something of it is fake-quantized.

@@ -92,3 +92,16 @@ fn probabilities_are_learned_in_place_of_the_label() {
     let error = Dataset::new(&examples, &setup.task, &tokenizer, 64, Path::new("data.jsonl")).unwrap_err().to_string();
     assert!(error.contains("line 1 has label \"odd\""), "{error}");
 }
+
+#[test]
+fn what_dev_is_scored_by_keeps_nothing_for_gradients() {
+    let setup = joint();
+    let batch = setup.data.batch(&[0, 1, 2]);
+    let network = network(&setup);
+    let logits = network.logits(&batch).unwrap();
+    assert_eq!(
+        logits.to_vec2::<f32>().unwrap(),
+        network.forward(&batch, Dropout::NONE).unwrap().logits.to_vec2::<f32>().unwrap()
+    );
+    assert!(!logits.track_op(), "a whole dev set of graphs would stay in memory");
+}
