@@ -22,22 +22,12 @@ from pathlib import Path
 
 import accuracy
 import cpu
+import options
 import processes
 import report
 import roster
 import workload
 
-PARTS = (
-    "threads-2",
-    "threads-1",
-    "no-amx",
-    "no-amx-threads-1",
-    "avx-vnni",
-    "avx2",
-    "bert-base",
-    "bert-base-no-amx",
-    "accuracy",
-)
 # What the CPU must have for a part to differ from the others, by Linux's names.
 NEEDED = {
     "no-amx": "amx_int8",
@@ -249,24 +239,11 @@ def commit(root: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options.parser()
     parser.add_argument("--root", type=Path, required=True, help="the repository")
     parser.add_argument("--float", type=Path, required=True, help="all-MiniLM-L6-v2 in f32")
     parser.add_argument("--command", required=True, help="what the reader types to run this, for the report")
-    parser.add_argument("--rounds", type=int, help="rounds of threads-2 and no-amx, and at most 3 of the others [default: 5]")
-    parser.add_argument("--seconds", type=float, help="time for each cell and engine [default: 1]")
-    parser.add_argument("--only", help=f"parts to run [default: {','.join(PARTS)}]")
-    parser.add_argument("--quick", action="store_true", help="2 rounds, 0.3 s, contenders only; threads-2, no-amx, accuracy")
-    parser.add_argument("--hold", metavar="COMMAND", help="gives turns on a shared machine; see SharedMachine")
-    parser.add_argument("--docs", type=Path, help="Markdown file whose generated section is replaced")
-    args = parser.parse_args()
-    args.only = args.only or ("threads-2,no-amx,accuracy" if args.quick else ",".join(PARTS))
-    args.rounds = args.rounds or (2 if args.quick else 5)
-    args.seconds = args.seconds or (0.3 if args.quick else 1.0)
-    parts = args.only.split(",")
-    unknown = [part for part in parts if part not in PARTS]
-    if unknown:
-        parser.error(f"--only {','.join(unknown)}: there is {', '.join(PARTS)}")
+    args = options.with_defaults(parser.parse_args())
 
     comparison = Comparison(args)
     file = comparison.place.work / "results.json"
@@ -274,7 +251,7 @@ def main() -> None:
     results["machine"] = machine()
     results["versions"] = {name: version(name) for name in PACKAGES} | rust_versions(args.root)
     results["workload"] = report.describe_stream(workload.read_ids(comparison.stream_ids))
-    for part in parts:
+    for part in args.only:
         if part in NEEDED and not cpu.has(NEEDED[part]):
             print(f"{part}: left out, this CPU has no {NEEDED[part]}", file=sys.stderr)
             results["parts"].pop(part, None)

@@ -1,14 +1,6 @@
 #!/usr/bin/env bash
 # octet against its peers on this machine, on the same token ids; see docs/benchmarks.md.
-#
-#   benches/peers/run.sh                 all parts: about half an hour on 2 CPUs
-#   benches/peers/run.sh --quick         the grid and the stream, int8 only, briefly, and accuracy: about eight minutes
-#   benches/peers/run.sh --only avx2     one part: threads-2, threads-1, no-amx, no-amx-threads-1, avx-vnni, avx2, bert-base,
-#                                        bert-base-no-amx, accuracy
-#   benches/peers/run.sh --docs docs/benchmarks.md
-#
-# Needs Linux on x86-64, cargo, python3 (3.11) with venv and pip, and 10 GB in target/. The first run fetches the peers
-# from the package registries and makes their models; what is there is kept. Results: target/peers/results.{json,md}.
+# `run.sh --help` tells the rest.
 # PREPARE_WITH, when set, is a command put before each step that compiles or exports (e.g. a lock).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -16,6 +8,10 @@ root=$PWD
 here=$root/benches/peers
 work=$root/target/peers
 export PYTHONDONTWRITEBYTECODE=1 CARGO_TERM_QUIET=true
+python3 "$here/options.py" "$@"
+for argument; do
+    case $argument in -h | --help) exit ;; esac
+done
 mkdir -p "$work/models"
 prepare() { ${PREPARE_WITH:-} "$@"; }
 

@@ -29,9 +29,11 @@ pub fn macs(spec: &EncoderSpec, batch: &RaggedBatch) -> u64 {
 }
 
 /// Multiply-adds a second of the kernels' instruction on `threads` threads at once, operands in registers: the sum of
-/// every thread's fastest tenth of a millisecond, as a slower one was disturbed. None for the scalar kernels.
+/// every thread's fastest tenth of a millisecond, as a slower one was disturbed. Threads beyond one for each CPU add
+/// nothing, since their fastest moments are not the same ones. None for the scalar kernels.
 pub fn peak(kernels: Kernels, threads: usize, duration: Duration) -> Option<f64> {
     let macs = kernels.multiply_in_registers(1)? * u64::from(PEAK_STEPS);
+    let threads = threads.min(std::thread::available_parallelism().map_or(threads, usize::from));
     let budget = Budget { duration, at_least: 20, warm_up: true };
     let times = apart(threads, budget, |_| || _ = kernels.multiply_in_registers(PEAK_STEPS));
     Some(times.iter().map(|t| macs as f64 / t.least()).sum())
