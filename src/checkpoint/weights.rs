@@ -220,8 +220,8 @@ impl Weights {
             }
             return Ok(Tensor::Quantized(weights));
         }
-        if self.is_smoothed(name) {
-            return Err(self.bad(entry, "float, but \"config.json\" says that it is smoothed".into()));
+        if let [rows, columns] = *shape {
+            self.smoothing(name, [rows, columns])?;
         }
         let data = self.read_f32(entry)?;
         self.mark_taken(name);
@@ -419,10 +419,15 @@ impl Weights {
     /// The factor of each column of a quantized matrix, by the name of its weight; empty when it is not smoothed.
     ///
     /// # Errors
-    /// [`CheckpointError`] when factors are missing or not said, of another shape, not finite or not positive.
+    /// [`CheckpointError`] when the matrix is float but said to be smoothed, or factors are missing or not said, of another
+    /// shape, not finite or not positive.
     pub fn smoothing(&self, name: &str, [_, columns]: [usize; 2]) -> Result<Vec<f32>, CheckpointError> {
         let smoothing = format!("{name}_smoothing");
-        match (self.is_smoothed(name), self.entries.get(&smoothing)) {
+        let is_smoothed = self.is_smoothed(name);
+        if let Some(float) = self.entries.get(name).filter(|entry| is_smoothed && entry.header.dtype != Dtype::I8) {
+            return Err(self.bad(float, "float, but \"config.json\" says that it is smoothed".into()));
+        }
+        match (is_smoothed, self.entries.get(&smoothing)) {
             (false, None) => Ok(Vec::new()),
             (false, Some(entry)) => Err(self.bad(
                 entry,

@@ -267,7 +267,10 @@ fn smoothing_that_is_not_said_or_not_there_or_not_usable_is_refused() {
             .unwrap();
         std::fs::write(path.join("model.safetensors"), safetensors(tensors)).unwrap();
         let mut weights = ModelDir::open(&path)?.weights()?;
-        let taken = weights.take(name, &[2, 3])?;
+        let factors_alone = weights.smoothing(name, [2, 3]);
+        let taken = weights.take(name, &[2, 3]);
+        assert_eq!(factors_alone.is_ok(), taken.is_ok(), "`octet inspect` asks for the factors alone");
+        let taken = taken?;
         assert!(weights.remaining().all(|name| name == "v.weight"));
         Ok::<_, super::super::CheckpointError>(taken)
     };
@@ -281,6 +284,11 @@ fn smoothing_that_is_not_said_or_not_there_or_not_usable_is_refused() {
     assert_says("of nothing", unknown, &["\"u.weight_smoothing\" is missing"]);
     let both = [&good[..], &[("v.weight_smoothing", "F32", vec![3], f32_bytes(&[1.0; 3]))]].concat();
     assert_says("float", take(said(&["w", "v"]), &both, "v.weight"), &["\"v.weight\"", "float", "smoothed"]);
+    assert_says(
+        "float, not said",
+        take(said(&["w"]), &both, "v.weight"),
+        &["\"v.weight_smoothing\"", "would be ignored"],
+    );
     for (what, factors, part) in [
         ("length", vec![1.0, 1.0], "expected shape [3]"),
         ("zero", vec![1.0, 0.0, 1.0], "factor 0 of column 1"),
