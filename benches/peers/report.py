@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 
 import workload
+from options import BEGIN, END
 
-BEGIN = "<!-- made by benches/peers/run.sh -->"
-END = "<!-- end of what benches/peers/run.sh made -->"
 OCTET = "octet"
 # The peers that are compared one by one, besides the best of all.
 NAMED = ("onnxruntime-int8", "rten-int8")
@@ -194,9 +193,7 @@ def markdown(results: dict) -> str:
 
 
 def replace_section(file: Path, text: str) -> None:
-    """Puts `text` between the two markers of `file`."""
-    before, begin, rest = file.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{file}: the markers {BEGIN} and {END} are not there")
+    """Puts `text` between the two markers of `file`, which has them."""
+    before, _, rest = file.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
     file.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}", encoding="utf-8")

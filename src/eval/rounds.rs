@@ -44,6 +44,11 @@ impl Times {
         self.sorted.sort_by(f64::total_cmp);
     }
 
+    /// Seconds of a run on average: what waiting for a CPU took counts in full.
+    pub fn mean(&self) -> f64 {
+        self.sorted.iter().sum::<f64>() / self.sorted.len() as f64
+    }
+
     /// The middle one.
     pub fn median(&self) -> f64 {
         quantile(&self.sorted, 0.5)

@@ -52,7 +52,8 @@ pub(super) fn run(bench: &Bench, asked: &[Cell]) -> anyhow::Result<Section> {
         "Time: of one batch on all threads together, cut between whole sequences; one sequence is computed by a team of them."
             .into(),
         "% of peak: multiply-adds of linear layers and attention against the measured peak of as many threads.".into(),
-        "A batch each: every thread runs its own batch at the same time, as a server under load does.".into(),
+        "A batch each: every thread runs its own batch at the same time, as a server under load does; by the mean of its times."
+            .into(),
     ];
     if !too_long.is_empty() {
         let names: Vec<_> = too_long.iter().map(Cell::to_string).collect();
@@ -111,7 +112,7 @@ impl Measured {
         };
         let apart = match apart.as_slice() {
             [] => row.tokens_per_second(),
-            threads => threads.iter().map(|times| tokens as f64 / times.median()).sum(),
+            threads => threads.iter().map(|times| tokens as f64 / times.mean()).sum(),
         };
         let limit = bench.peaks.macs_per_second(threads).map(|peak| peak / macs as f64 * tokens as f64);
         Found { cell, row, apart, limit }
